@@ -1,0 +1,3 @@
+"""Training engines."""
+
+from .style_gan_trainer import StyleGanTrainer

@@ -1,0 +1,50 @@
+"""Adaptive strength of discriminator augmentation (StyleGAN2-ADA, Karras et al., NeurIPS 2020, section 3)."""
+
+from __future__ import annotations
+
+import torch
+from ignite.engine import Engine, Events
+
+__all__ = ["AdaptiveAugment"]
+
+
+class AdaptiveAugment:
+    """Raises the augmentation probability while the discriminator is too sure of real images, lowers it otherwise.
+
+    The sign of D on real images, averaged over ``interval`` iterations, is held at ``target``.
+
+    Args:
+        augment: the augmentation, with a buffer ``p``.
+        target: wanted mean sign, in (-1, 1).
+        images_to_full: images over which ``p`` may go from 0 to 1.
+        interval: iterations between adjustments.
+        limit: ``p`` never exceeds this, so that augmentations cannot leak into the samples.
+    """
+
+    def __init__(
+        self,
+        augment: torch.nn.Module,
+        target: float = 0.6,
+        images_to_full: int = 500_000,
+        interval: int = 4,
+        limit: float = 0.8,
+    ) -> None:
+        self.augment = augment
+        self.target = target
+        self.images_to_full = images_to_full
+        self.interval = interval
+        self.limit = limit
+        self._signs: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a trainer whose output holds ``real_sign`` and ``images``."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self._signs.append(engine.state.output["real_sign"])
+        if len(self._signs) < self.interval:
+            return
+        step = self.interval * engine.state.output["images"] / self.images_to_full
+        mean = sum(self._signs) / len(self._signs)
+        self._signs.clear()
+        self.augment.p.add_(step if mean > self.target else -step).clamp_(0.0, self.limit)

@@ -1,0 +1,4 @@
+"""Losses: of the walk, of the embedder, of the GAN."""
+
+from .contrastive import TwoViewContrastiveLoss
+from .walk import identity_uniformity, label_agreement, spring_energy

@@ -1,0 +1,3 @@
+"""Networks and their layers."""
+
+from . import layers, nets

@@ -1,0 +1,96 @@
+"""Linear and convolution layers with equalised learning rate (Karras et al., ICLR 2018, section 4.1).
+
+Weights are stored at unit variance and scaled in the forward pass, so that every layer learns at the same speed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from monai_plan.networks.layers.resample import blur
+
+__all__ = ["EqualizedConv2d", "EqualizedLinear", "lrelu"]
+
+
+def lrelu(x: torch.Tensor, gain: float = 1.0, clamp: float | None = None) -> torch.Tensor:
+    """Leaky ReLU (slope 0.2) times sqrt(2), which keeps the second moment; clamped after the gain if asked for."""
+    x = F.leaky_relu(x, 0.2) * (math.sqrt(2.0) * gain)
+    return x if clamp is None else x.clamp(-clamp * gain, clamp * gain)
+
+
+class EqualizedLinear(nn.Module):
+    """``y = x @ W.T * lr_multiplier / sqrt(in) + bias * lr_multiplier``, then a leaky ReLU if ``activate``.
+
+    Args:
+        in_features: size of the last axis of the input.
+        out_features: size of the last axis of the output.
+        bias_init: initial value of the effective bias.
+        lr_multiplier: learning speed relative to the other layers (0.01 in mapping networks).
+        activate: apply the leaky ReLU.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias_init: float = 0.0,
+        lr_multiplier: float = 1.0,
+        activate: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier))
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+        self.activate = activate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
+        return lrelu(y) if self.activate else y
+
+
+class EqualizedConv2d(nn.Module):
+    """Same-size or halving convolution with equalised learning rate; the halving one low-passes first.
+
+    Args:
+        in_channels, out_channels: channels.
+        kernel_size: 1 or 3.
+        bias: add a bias.
+        activate: apply the leaky ReLU.
+        down: 1, or 2 to halve the image.
+        clamp: bound of the activations before the gain (needed in half precision), or ``None``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        bias: bool = True,
+        activate: bool = True,
+        down: int = 1,
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, kernel_size, kernel_size))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.weight_gain = 1.0 / math.sqrt(in_channels * kernel_size**2)
+        self.activate = activate
+        self.down = down
+        self.clamp = clamp
+
+    def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
+        """``x`` is [B, C_in, H, W]; returns [B, C_out, H / down, W / down], scaled by ``gain``."""
+        weight = self.weight * self.weight_gain
+        kernel = weight.shape[-1]
+        if self.down == 1:
+            y = F.conv2d(x, weight, self.bias, padding=kernel // 2)
+        elif kernel == 1:  # low-pass and decimate before the cheap 1x1 convolution
+            y = F.conv2d(blur(x, padding=(1, 1), stride=2), weight, self.bias)
+        else:
+            y = F.conv2d(blur(x, padding=(2, 2)), weight, self.bias, stride=2)
+        return lrelu(y, gain, self.clamp) if self.activate else y * gain
