@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 from torch.utils.data import DataLoader
 
 from monai_plan.losses.style_gan import discriminator_logistic_loss, generator_logistic_loss, r1_penalty
-from monai_plan.utils import generator_for
+from monai_plan.utils import PlanKeys, generator_for
 
 __all__ = ["StyleGanTrainer"]
 
@@ -20,8 +20,9 @@ __all__ = ["StyleGanTrainer"]
 class StyleGanTrainer(Trainer):
     """Alternates one discriminator and one generator step a batch: logistic loss, lazy R1, augmentation.
 
-    After each iteration ``engine.state.output`` is a dict of floats ``g_loss, d_loss, r1, real_sign, p`` where
-    ``real_sign`` is the mean sign of D on the real batch, which steers adaptive augmentation.
+    After each iteration ``engine.state.output`` is a dict of numbers ``g_loss, d_loss, r1, real_sign, p, images``
+    where ``real_sign`` is the mean sign of D on the real batch, which steers adaptive augmentation, and ``images`` the
+    batch's size. Nothing is decollated: ``postprocessing`` gets the whole batch and these figures as one dict.
 
     Args:
         device: where to train.
@@ -34,14 +35,14 @@ class StyleGanTrainer(Trainer):
         epoch_length: iterations an epoch; the loader is repeated as needed. Default: the loader's length.
         r1_gamma: weight of the R1 penalty (StyleGAN2-ADA's rule of thumb: 0.0002 * size**2 / batch).
         r1_interval: iterations between R1 penalties, whose weight is scaled accordingly.
-        w_avg_decay: decay per batch of the running mean of w.
+        w_avg_decay: decay of the running mean of w per batch of latents (two an iteration).
         seed: latents, noise and augmentation of an iteration are drawn from (seed, iteration): a resumed run is the same run.
         amp: bfloat16 autocast (R1 stays in float32).
         prepare_batch: as in ``monai.engines``.
         non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers: as in ``monai.engines.Trainer``.
 
     Raises:
-        ValueError: an empty batch, or losses that are not finite.
+        ValueError: an empty batch, a batch without labels, or losses that are not finite.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class StyleGanTrainer(Trainer):
             additional_metrics=additional_metrics,
             handlers=train_handlers,
             amp=amp,
+            decollate=False,  # the output is one figure a batch, not one an image
         )
         self.generator = generator
         self.discriminator = discriminator
@@ -122,8 +124,8 @@ class StyleGanTrainer(Trainer):
         total.backward()
         self.d_optimizer.step()
         return {
-            "d_loss": float(loss),
-            "r1": float(penalty),
+            "d_loss": float(loss.detach()),
+            "r1": float(penalty.detach()),
             "real_sign": float(real_logits.detach().sign().mean()),
         }
 
@@ -139,17 +141,19 @@ class StyleGanTrainer(Trainer):
         loss.backward()
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self.g_optimizer.step()
-        return {"g_loss": float(loss)}
+        return {"g_loss": float(loss.detach())}
 
     def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
         if batchdata is None:
             raise ValueError("the trainer got an empty batch; check that the training data loader yields batches")
         real, labels = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking)
-        real, labels = (
-            torch.as_tensor(real).as_subclass(torch.Tensor),
-            torch.as_tensor(labels).as_subclass(torch.Tensor),
-        )
-        labels = labels.long().flatten()
+        if labels is None:
+            raise ValueError(
+                "the batch has no labels and this generator is class-conditional; check that the dataset's items hold "
+                f"'{PlanKeys.LABEL}' beside '{PlanKeys.IMAGE}' (all 0 for one class)"
+            )
+        real = torch.as_tensor(real).as_subclass(torch.Tensor)
+        labels = torch.as_tensor(labels).as_subclass(torch.Tensor).long().flatten()
         self.generator.train()
         self.discriminator.train()
         rng = generator_for(self.seed, "augment", engine.state.iteration)
@@ -163,4 +167,4 @@ class StyleGanTrainer(Trainer):
             )
         engine.state.output = output
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        return output
+        return engine.state.output  # what postprocessing made of it

@@ -34,7 +34,8 @@ class ResumableCheckpoint:
         every: epochs between saves.
 
     Raises:
-        ValueError: at the start, if the file is truncated, holds other objects, or objects of other shapes.
+        ValueError: at the start, if the file is truncated or foreign, of a later version, or holds other objects or
+            objects of other shapes.
     """
 
     def __init__(self, path: str | os.PathLike, objects: Mapping[str, Any], every: int = 1) -> None:
@@ -61,8 +62,10 @@ class ResumableCheckpoint:
         advice = f"Delete '{self.path}' to start this stage anew"
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            version, position, state = saved["version"], saved["position"], saved["state"]
-        except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            if not isinstance(saved, dict):
+                raise TypeError(f"it holds a {type(saved).__name__}")
+            version, position, state = int(saved["version"]), dict(saved["position"]), dict(saved["state"])
+        except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"'{self.path}' is no readable checkpoint ({error}); it is truncated or foreign. {advice}"
             ) from error
@@ -75,7 +78,7 @@ class ResumableCheckpoint:
         for name, item in self.objects.items():
             try:
                 item.load_state_dict(state[name])
-            except (RuntimeError, ValueError) as error:
+            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
                 raise ValueError(
                     f"'{name}' in '{self.path}' is of another configuration ({error}). {advice}"
                 ) from error

@@ -28,8 +28,9 @@ def image_grid(images: torch.Tensor, columns: int, gap: int = 2) -> torch.Tensor
 
 
 def save_png(path: str | os.PathLike, picture: torch.Tensor) -> Path:
-    """Write a uint8 picture [H, W, 1 or 3] as PNG, whole or not at all."""
+    """Write a uint8 picture [H, W, 1 or 3] as PNG, whole or not at all; returns the path, which ends in ``.png``."""
     array = picture.squeeze(-1).numpy() if picture.shape[-1] == 1 else picture.numpy()
-    with atomic_path(Path(path).with_suffix(".png")) as partial:
+    path = Path(path).with_suffix(".png")
+    with atomic_path(path) as partial:
         PIL_Image.fromarray(array).save(partial)
-    return Path(path)
+    return path

@@ -79,12 +79,16 @@ def load_tensors(
             f"'{path}' was not written by monai_plan (no '{_HEADER}' header). Expected schema '{schema}'; weights of "
             "other programs must be converted first"
         )
-    found = json.loads(header)
-    if found["schema"] != schema:
-        raise ValueError(f"'{path}' holds '{found['schema']}', and '{schema}' is needed here; two paths may be swapped")
-    if found["version"] > version:
+    try:
+        found = json.loads(header)
+        found_schema, found_version, meta = found["schema"], found["version"], found["meta"]
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(f"the '{_HEADER}' header of '{path}' is damaged ({error!r}); run its stage again") from error
+    if found_schema != schema:
+        raise ValueError(f"'{path}' holds '{found_schema}', and '{schema}' is needed here; two paths may be swapped")
+    if found_version > version:
         raise ValueError(
-            f"'{path}' has version {found['version']} of '{schema}' and this monai_plan reads up to {version}. "
+            f"'{path}' has version {found_version} of '{schema}' and this monai_plan reads up to {version}. "
             "Update it: pip install -U monai_plan"
         )
-    return tensors, found["meta"]
+    return tensors, meta

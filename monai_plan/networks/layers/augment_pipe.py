@@ -48,7 +48,7 @@ class AugmentPipe(nn.Module):
         self.log_contrast = log_contrast
 
     def forward(self, images: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """Augment ``images`` [B, C, H, W] (range [-1, 1]) with draws from ``rng`` (on the CPU)."""
+        """Augment ``images`` [B, C, H, W] (range [-1, 1], dtype kept) with draws from ``rng`` (on the CPU)."""
         p = float(self.p)
         if p <= 0:
             return images
@@ -80,7 +80,8 @@ class AugmentPipe(nn.Module):
             torch.stack([sin * scale_x, cos * scale_y, shift_y], 1),
         ]
         theta = torch.stack(rows, dim=1).to(images.device)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-        moved = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
         contrast, brightness = (v.to(images.device)[:, None, None, None] for v in (contrast, brightness))
-        return moved * contrast + brightness
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 coordinates are off by whole pixels
+            grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+            moved = F.grid_sample(images.float(), grid, padding_mode="reflection", align_corners=False)
+        return (moved * contrast + brightness).to(images.dtype)

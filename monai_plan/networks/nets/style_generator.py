@@ -29,8 +29,18 @@ def resolutions(image_size: int) -> list[int]:
 
 
 def channels_at(size: int, channel_base: int, channel_max: int) -> int:
-    """Feature maps at a resolution: ``channel_base / size``, at most ``channel_max``."""
-    return min(channel_base // size, channel_max)
+    """Feature maps at a resolution: ``channel_base / size``, at most ``channel_max``.
+
+    Raises:
+        ValueError: there would be none.
+    """
+    width = min(channel_base // size, channel_max)
+    if width < 1:
+        raise ValueError(
+            f"channel_base {channel_base} and channel_max {channel_max} leave no feature maps at {size} x {size} "
+            f"pixels; give a channel_base of at least {size} (1024 is small, 16384 is StyleGAN2-ADA's at 256)"
+        )
+    return width
 
 
 def _unit_second_moment(x: torch.Tensor) -> torch.Tensor:

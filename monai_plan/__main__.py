@@ -1,0 +1,110 @@
+"""The command line: ``python -m monai_plan COMMAND``; thin, one function per command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from monai.utils import OptionalImportError
+
+from monai_plan._version import __version__
+from monai_plan.data.datalist import SPLITS, build_datalist, datalist_target
+
+
+def add_datalist(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``datalist``: split labelled images by patient."""
+    parser = subparsers.add_parser(
+        "datalist",
+        help="split a folder or a CSV of labelled images by patient, and write a MONAI datalist",
+        description="Split labelled images (PNG, JPEG, DICOM, NIfTI) into training, validation and testing, never "
+        "dividing a patient, and write a MONAI datalist. Every image is read once first; if any cannot be used, "
+        "nothing is written.",
+        epilog="example: python -m monai_plan datalist data/shenzhen --output data/shenzhen/datalist.json",
+    )
+    parser.add_argument(
+        "source",
+        help="a folder with metadata.csv or labels.csv, a folder with one subfolder per class, or a CSV file",
+    )
+    parser.add_argument("--output", required=True, metavar="JSON", help="the file to write, or a folder for it")
+    columns = parser.add_argument_group("columns of the CSV (found by common names unless given)")
+    columns.add_argument("--image_column", metavar="NAME", help="image paths, relative to the CSV (file, image, path)")
+    columns.add_argument("--label_column", metavar="NAME", help="classes, as numbers or names (label, class, finding)")
+    columns.add_argument("--patient_column", metavar="NAME", help="patients (patient_id, patient, subject)")
+    columns.add_argument("--group_column", metavar="NAME", help="what must stay in one split (group_id, group)")
+    columns.add_argument(
+        "--keep", nargs="+", default=[], metavar="NAME", help="further columns to copy into the datalist"
+    )
+    parser.add_argument(
+        "--patient_tag",
+        metavar="KEYWORD",
+        help="DICOM: the header value that names the patient, e.g. PatientID; IT IS WRITTEN INTO THE DATALIST. "
+        "No other header value is",
+    )
+    parser.add_argument(
+        "--fractions",
+        nargs=3,
+        type=float,
+        default=(0.7, 0.1, 0.2),
+        metavar=("TRAIN", "VALIDATION", "TEST"),
+        help="shares that sum to 1 (default: 0.7 0.1 0.2)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which patients go where (default: 0)")
+    parser.add_argument("--no_check", action="store_true", help="do not read the images before writing")
+    parser.set_defaults(run=run_datalist)
+
+
+def run_datalist(arguments: argparse.Namespace) -> None:
+    """Run ``datalist`` and say what was written."""
+    content = build_datalist(
+        arguments.source,
+        arguments.output,
+        label_column=arguments.label_column,
+        patient_column=arguments.patient_column,
+        image_column=arguments.image_column,
+        group_column=arguments.group_column,
+        fractions=arguments.fractions,
+        seed=arguments.seed,
+        keep_columns=arguments.keep,
+        patient_tag=arguments.patient_tag,
+        check_images=not arguments.no_check,
+    )
+    print(f"wrote {datalist_target(arguments.output)}")
+    for split in SPLITS:
+        counts = Counter(record["label"] for record in content[split])
+        shares = ", ".join(f"{name}: {counts[int(number)]}" for number, name in content["labels"].items())
+        groups = len({record["group_id"] for record in content[split]})
+        print(f"  {split:<10} {len(content[split]):>6} images of {groups} groups ({shares})")
+
+
+COMMANDS = (add_datalist,)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after ``python -m monai_plan``; None takes them from the shell.
+
+    Returns:
+        0, or 2 after a message on stderr where the user's input is at fault. Faults of the program itself are raised.
+    """
+    parser = argparse.ArgumentParser(prog="python -m monai_plan", description="Privacy-preserving latent walks (PLAN)")
+    parser.add_argument("--version", action="version", version=__version__)
+    subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add_command in COMMANDS:
+        add_command(subparsers)
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    try:
+        parsed.run(parsed)
+    except (ValueError, OSError, OptionalImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

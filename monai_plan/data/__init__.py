@@ -1,0 +1,4 @@
+from .datalist import build_datalist, load_datalist, read_splits
+from .identities import identity_items
+from .phantom import phantom_datalist
+from .privacy_walk import PrivacyWalkDataLoader, PrivacyWalkDataset, PrivacyWalkSampler

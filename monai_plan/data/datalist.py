@@ -1,0 +1,278 @@
+"""MONAI datalists of real images, split by patient: written by :func:`build_datalist`, checked at every reading."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from monai.utils import optional_import
+
+from monai_plan.data.grouped_split import check_fractions, joined_units, split_units
+from monai_plan.data.phantom import phantom_datalist
+from monai_plan.data.radiograph_table import RadiographRow, inside, read_source
+from monai_plan.transforms.load_radiograph import LoadRadiograph
+from monai_plan.transforms.radiograph_files import read_dicom_value
+from monai_plan.utils import PlanKeys, require_writable, write_json
+
+__all__ = ["SPLITS", "build_datalist", "datalist_target", "load_datalist", "read_splits"]
+
+logger = logging.getLogger(__name__)
+tqdm, _has_tqdm = optional_import("tqdm", name="tqdm")
+
+SPLITS = ("training", "validation", "testing")
+DATALIST_NAME = "datalist.json"
+_MOST_FAULTS = 10  # reported together
+_PHANTOM_LABELS = {"0": "normal", "1": "tuberculosis"}
+
+
+def build_datalist(
+    source: str | os.PathLike,
+    output: str | os.PathLike,
+    label_column: str | None = None,
+    patient_column: str | None = None,
+    image_column: str | None = None,
+    group_column: str | None = None,
+    fractions: Sequence[float] = (0.7, 0.1, 0.2),
+    seed: int = 0,
+    keep_columns: Sequence[str] = (),
+    patient_tag: str | None = None,
+    check_images: bool = True,
+) -> dict[str, Any]:
+    """Split a folder or a CSV of labelled images by patient and write a MONAI datalist.
+
+    What stays together is the group where the source has one, else the patient, else the single image (with a warning);
+    a patient whose images lie in several groups joins them. Shares are stratified by class. Of DICOM headers nothing is
+    written but the one value named by ``patient_tag``.
+
+    Args:
+        source: a folder with a metadata.csv or labels.csv, a folder with one subfolder per class, or a CSV file.
+        output: the JSON file to write, or a folder for its ``datalist.json``.
+        label_column: the column of classes; found by common names (label, class, finding, …) unless given, as are the
+            next three.
+        patient_column: the column of patients (patient_id, patient, subject, …).
+        image_column: the column of image paths, relative to the CSV's folder (file, image, filename, path, …).
+        group_column: the column of groups (group_id, group).
+        fractions: shares of training, validation and testing, positive, summing to 1.
+        seed: decides which groups go where.
+        keep_columns: further columns to copy into each record, as text.
+        patient_tag: the DICOM keyword, e.g. ``"PatientID"``, whose value is the patient; it is written to the file.
+        check_images: read every image once before anything is written.
+
+    Returns:
+        The written content: ``description``, ``labels`` (number as text to name), ``num_classes``, ``seed``,
+        ``fractions``; ``dataset_dir``, the source's folder, where the JSON lies elsewhere (relative to the JSON's
+        folder if below it, else absolute; MONAI's readers need it as ``base_dir``); and, for each of ``training``,
+        ``validation`` and ``testing``, records of ``image`` (relative to the source's folder), ``label`` (0 to K-1),
+        ``patient_id``, ``group_id`` and the kept columns.
+
+    Raises:
+        ValueError: the source, the images or the split are at fault; nothing is written then.
+        OSError: the output cannot be written.
+    """
+    check_fractions(fractions)
+    target = datalist_target(output)
+    reserved = {str(key) for key in (PlanKeys.IMAGE, PlanKeys.LABEL, PlanKeys.PATIENT, PlanKeys.GROUP)}
+    if reserved & set(keep_columns):
+        raise ValueError(f"{', '.join(sorted(reserved & set(keep_columns)))} cannot be kept: every record has that key")
+    if patient_tag and patient_column:
+        raise ValueError("both --patient_column and --patient_tag name the patient. Give one of them")
+    root, rows = read_source(source, image_column, label_column, patient_column, group_column, keep_columns)
+    names = _class_names([row.label for row in rows])
+    labels = [names.index(_as_label(row.label)) for row in rows]
+    if len(names) < 2:
+        raise ValueError(
+            f"every image of '{source}' has the label '{names[0]}'; two classes or more are needed. Check that the "
+            "label column (--label_column) or the class folders are the right ones"
+        )
+    if patient_tag:
+        patients = _collect(rows, "patients", lambda row: read_dicom_value(root / row.file, patient_tag))
+        rows = [replace(row, patient=patient) for row, patient in zip(rows, patients, strict=True)]
+    groups = [row.group or row.patient or row.file for row in rows]
+    alone = sum(not (row.group or row.patient) for row in rows)
+    if alone:
+        logger.warning(
+            "%d of %d images name neither a group nor a patient, and each was taken for a patient of its own. If a "
+            "patient has several of them, they can land in training and testing both: name the patients with "
+            "--patient_column, --group_column or --patient_tag PatientID",
+            alone,
+            len(rows),
+        )
+    chosen = split_units(labels, joined_units([row.patient for row in rows], groups), fractions, seed, names)
+    require_writable(target.parent)
+    if check_images:
+        _check_images(root, rows)
+    root, folder = root.resolve(), target.parent.resolve()
+    dataset_dir = str(root.relative_to(folder) if root.is_relative_to(folder) else root)
+    content: dict[str, Any] = {
+        "description": f"{len(rows)} images of '{root.name}', split by patient or group with monai_plan",
+        "labels": {str(number): name for number, name in enumerate(names)},
+        "num_classes": len(names),
+        "seed": seed,
+        "fractions": list(fractions),
+        **({} if dataset_dir == "." else {"dataset_dir": dataset_dir}),
+        **{split: [] for split in SPLITS},
+    }
+    for row, label, group, split in zip(rows, labels, groups, chosen, strict=True):
+        record = {
+            str(PlanKeys.IMAGE): Path(row.file).as_posix(),
+            str(PlanKeys.LABEL): label,
+            str(PlanKeys.PATIENT): row.patient,
+            str(PlanKeys.GROUP): group,
+        }
+        content[SPLITS[split]].append(record | row.kept)
+    write_json(target, content)
+    return content
+
+
+def load_datalist(path: str | os.PathLike, dataset_dir: str | os.PathLike | None = None) -> dict[str, Any]:
+    """Read a datalist and refuse one that is incomplete or lets a patient appear in two splits.
+
+    Args:
+        path: the JSON file, or a folder that holds ``datalist.json``.
+        dataset_dir: what image paths are relative to; None means the file's own ``dataset_dir``, else its folder.
+
+    Returns:
+        The file's content with absolute image paths.
+
+    Raises:
+        ValueError: the file is missing or not a datalist, splits share a patient or a group, labels are not 0 to K-1,
+            or images are missing; the message says which.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = path / DATALIST_NAME
+    if not path.is_file():
+        raise ValueError(
+            f"no datalist at '{path}'. Write one: python -m monai_plan datalist {path.parent} --output {path}"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"'{path}' is not JSON ({error}). Write it again: python -m monai_plan datalist") from error
+    _check_structure(path, content)
+    base = Path(dataset_dir or path.parent / content.get("dataset_dir", "")).expanduser().resolve()
+    missing = []
+    for split in SPLITS:
+        for record in content[split]:
+            image = inside(base, record["image"])
+            record["image"] = str(image)
+            if not image.is_file():
+                missing.append(str(image))
+    if missing:
+        raise ValueError(
+            f"'{path}' names {len(missing)} images that do not exist:\n  "
+            + "\n  ".join(missing[:_MOST_FAULTS])
+            + "\nIf the images were moved, give their folder with --dataset_dir DIR, or write the datalist again"
+        )
+    return content
+
+
+def read_splits(dataset_dir: str | None, datalist: str | None = None, **phantom: Any) -> dict[str, Any]:
+    """The splits that a configuration asks for: real ones from a datalist, else phantoms.
+
+    Args:
+        dataset_dir: the folder of the real images; None or ``""`` for phantoms.
+        datalist: the datalist's path; by default ``datalist.json`` in ``dataset_dir``.
+        phantom: arguments of :func:`monai_plan.data.phantom_datalist`.
+
+    Returns:
+        ``training``, ``validation`` and ``testing`` as :func:`load_datalist` gives them, with ``labels`` and
+        ``num_classes``; a phantom's ``image`` is the text that :class:`~monai_plan.transforms.RenderPhantomd` draws.
+
+    Raises:
+        ValueError: see :func:`load_datalist`.
+    """
+    if datalist:
+        return load_datalist(datalist, dataset_dir or None)
+    if dataset_dir:
+        return load_datalist(dataset_dir)
+    return {"labels": dict(_PHANTOM_LABELS), "num_classes": len(_PHANTOM_LABELS), **phantom_datalist(**phantom)}
+
+
+def datalist_target(output: str | os.PathLike) -> Path:
+    """The file that :func:`build_datalist` writes for ``output``: itself, or ``datalist.json`` in an existing folder.
+
+    Raises:
+        ValueError: it is no folder and does not end in ``.json``.
+    """
+    target = Path(output).expanduser()
+    if target.is_dir():
+        return target / DATALIST_NAME
+    if target.suffix.lower() != ".json":
+        raise ValueError(f"output '{target}' must end in .json or be an existing folder, e.g. --output {DATALIST_NAME}")
+    return target
+
+
+def _as_label(text: str) -> str:
+    """Whole numbers in one spelling, because tables write 1 as 1.0 when a value of their column was missing."""
+    return str(int(float(text))) if re.fullmatch(r"\d{1,9}(\.0*)?", text) else text
+
+
+def _class_names(texts: Sequence[str]) -> list[str]:
+    """The classes in order of their numbers: whole numbers by value, names by alphabet."""
+    names = {_as_label(text) for text in texts}
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+
+
+def _collect(rows: Sequence[RadiographRow], what: str, read: Callable[[RadiographRow], Any]) -> list[Any]:
+    """Call ``read`` for every row with a progress bar, and report up to ten failures together."""
+    results, faults = [], []
+    for row in tqdm(rows, desc=f"reading {what}", unit="image", disable=None) if _has_tqdm else rows:
+        try:
+            results.append(read(row))
+        except ValueError as error:
+            faults.append(str(error))
+        if len(faults) == _MOST_FAULTS:
+            break
+    if faults:
+        stopped = ", and reading stopped there" if len(faults) == _MOST_FAULTS else ""
+        raise ValueError(
+            f"{len(faults)} images cannot be used{stopped}; nothing was written:\n  " + "\n  ".join(faults)
+        )
+    return results
+
+
+def _check_images(root: Path, rows: Sequence[RadiographRow]) -> None:
+    load = LoadRadiograph(image_size=32)
+    _collect(rows, "images", lambda row: load(root / row.file))
+
+
+def _check_structure(path: Path, content: Any) -> None:
+    again = "Write it again: python -m monai_plan datalist"
+    if not isinstance(content, dict) or not all(isinstance(content.get(s), list) and content[s] for s in SPLITS):
+        raise ValueError(f"'{path}' needs non-empty lists {', '.join(SPLITS)}. {again}")
+    if not isinstance(content.get("dataset_dir", ""), str):
+        raise ValueError(f"'{path}' has dataset_dir {content['dataset_dir']}; a folder's path is needed. {again}")
+    names = content.get("labels")
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))) or len(names) < 2:
+        wanted = '{"0": "normal", "1": "…"}'
+        raise ValueError(f"'{path}' has labels {names}; two or more, numbered as {wanted}, are needed. {again}")
+    if content.get("num_classes") != len(names):
+        raise ValueError(f"'{path}' has num_classes {content.get('num_classes')} and {len(names)} labels. {again}")
+    seen: dict[tuple[str, str], str] = {}
+    for split in SPLITS:
+        for number, record in enumerate(content[split]):
+            where = f"'{path}', {split}[{number}]"
+            kinds = {"image": str, "label": int, "patient_id": str, "group_id": str}
+            if not isinstance(record, dict) or not all(isinstance(record.get(k), kind) for k, kind in kinds.items()):
+                raise ValueError(f"{where} needs image, patient_id and group_id as text and label as number. {again}")
+            if isinstance(record["label"], bool) or not 0 <= record["label"] < len(names):
+                raise ValueError(f"{where} has label {record['label']}, outside 0 to {len(names) - 1}. {again}")
+            for key in ("patient_id", "group_id", "image"):
+                value = record.get(key)
+                if value and seen.setdefault((key, value), split) != split:
+                    raise ValueError(
+                        f"'{path}': {key} '{value}' is in {seen[key, value]} and in {split}; results on it would be "
+                        f"those of memorised patients. {again}"
+                    )
+        counts = Counter(record["label"] for record in content[split])
+        if len(counts) < len(names):
+            absent = ", ".join(f"'{name}'" for number, name in names.items() if int(number) not in counts)
+            raise ValueError(f"'{path}': {split} has no image of class {absent}. {again}")

@@ -1,0 +1,191 @@
+"""Anchors, the fixed ends of walks: random latents of each class, or centroids made by k-same elsewhere."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.networks.utils import eval_mode
+
+from monai_plan.latent.frozen import device_of
+from monai_plan.networks.nets import StyleGenerator
+from monai_plan.utils import generator_for, load_tensors, save_tensors
+
+__all__ = ["AnchorPairs", "AnchorSet", "pair_anchors", "random_anchors"]
+
+ORIGINS = ("random", "k_same")
+
+
+def check_labelled_points(name: str, points: torch.Tensor, labels: torch.Tensor) -> None:
+    """Refuse latents that are not finite float32 with one int64 label a row.
+
+    Args:
+        name: what the latents are called in the error.
+        points: latents, any shape with the rows first.
+        labels: shape [rows], int64, >= 0.
+
+    Raises:
+        ValueError: dtype, shape or value is wrong.
+    """
+    if points.dtype != torch.float32 or labels.dtype != torch.int64:
+        raise ValueError(
+            f"{name} must be float32 with int64 labels, got {points.dtype} and {labels.dtype}; "
+            "convert them with .float() and .long()"
+        )
+    if labels.shape != points.shape[:1]:
+        raise ValueError(f"{name} {tuple(points.shape)} need one label a row, got labels {tuple(labels.shape)}")
+    if not torch.isfinite(points).all():
+        raise ValueError(f"{name} hold NaN or infinite values; the stage that made them diverged, run it again")
+    if labels.numel() and int(labels.min()) < 0:
+        raise ValueError(f"labels of {name} must be >= 0, got {int(labels.min())}; unlabelled images cannot be anchors")
+
+
+@dataclass(frozen=True)
+class AnchorSet:
+    """Latents between which walks may run.
+
+    Attributes:
+        latents: points in W, float32, shape [N, D].
+        labels: their classes, int64, shape [N].
+        origin: ``"random"`` (drawn from the generator's prior) or ``"k_same"`` (centroids of k real projections).
+        meta: plain JSON values (seeds, k, hashes); never patients' names or ids.
+
+    Raises:
+        ValueError: a shape, dtype, value or the origin is wrong.
+    """
+
+    latents: torch.Tensor
+    labels: torch.Tensor
+    origin: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.latents.ndim != 2:
+            raise ValueError(f"anchors must be [N, D], got {tuple(self.latents.shape)}")
+        if self.origin not in ORIGINS:
+            raise ValueError(
+                f"the anchors' origin must be one of {ORIGINS}, got '{self.origin}'. Latents of single real images are "
+                "refused on purpose: group them with k-same first"
+            )
+        check_labelled_points("anchors", self.latents, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write the anchors as tensors only (schema ``anchor_set``)."""
+        tensors = {"latents": self.latents, "labels": self.labels}
+        return save_tensors(path, tensors, schema="anchor_set", meta={"origin": self.origin, "meta": self.meta})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> AnchorSet:
+        """Read a file of :meth:`save`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is broken or of another kind.
+        """
+        tensors, header = load_tensors(path, schema="anchor_set")
+        return cls(tensors["latents"], tensors["labels"], header["origin"], header["meta"])
+
+
+@dataclass(frozen=True)
+class AnchorPairs:
+    """The ends of P walks, both of one class.
+
+    Attributes:
+        start: float32, shape [P, D].
+        end: float32, shape [P, D].
+        labels: int64, shape [P].
+
+    Raises:
+        ValueError: a shape, dtype or value is wrong.
+    """
+
+    start: torch.Tensor
+    end: torch.Tensor
+    labels: torch.Tensor
+
+    def __post_init__(self) -> None:
+        if self.start.ndim != 2 or self.start.shape != self.end.shape:
+            raise ValueError(
+                f"start and end must both be [P, D], got {tuple(self.start.shape)} and {tuple(self.end.shape)}"
+            )
+        check_labelled_points("starts of pairs", self.start, self.labels)
+        check_labelled_points("ends of pairs", self.end, self.labels)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+
+def random_anchors(generator: StyleGenerator, per_class: int, seed: int, truncation: float = 1.0) -> AnchorSet:
+    """Draw anchors of every class from the generator's prior.
+
+    Args:
+        generator: only ``z_dim``, ``num_classes`` and ``map_latents`` are used.
+        per_class: anchors of each class, >= 1.
+        seed: equal seeds give equal anchors; the global random state is not touched.
+        truncation: 1 keeps the prior, 0 gives the mean latent (less variety, cleaner images).
+
+    Returns:
+        ``per_class * max(1, num_classes)`` anchors on the CPU, sorted by class.
+
+    Raises:
+        ValueError: ``per_class`` < 1.
+    """
+    if per_class < 1:
+        raise ValueError(f"per_class must be >= 1, got {per_class}")
+    device, latents, labels = device_of(generator), [], []
+    with eval_mode(generator):
+        for label in range(max(1, generator.num_classes)):
+            z = torch.randn(per_class, generator.z_dim, generator=generator_for(seed, "anchors", label))
+            of_class = torch.full((per_class,), label, dtype=torch.int64)
+            latents.append(generator.map_latents(z.to(device), of_class.to(device), truncation=truncation).cpu())
+            labels.append(of_class)
+    meta = {"seed": seed, "per_class": per_class, "truncation": truncation}
+    return AnchorSet(torch.cat(latents).float(), torch.cat(labels), "random", meta)
+
+
+def pair_anchors(anchors: AnchorSet, pairs_per_class: int, seed: int) -> AnchorPairs:
+    """Choose random pairs of two different anchors of one class, no pair twice (in either direction).
+
+    Args:
+        anchors: the anchors; classes without any anchor are passed over.
+        pairs_per_class: pairs of each class, >= 1, at most n (n - 1) / 2 of n anchors.
+        seed: equal seeds give equal pairs; the global random state is not touched.
+
+    Returns:
+        The pairs, sorted by class.
+
+    Raises:
+        ValueError: a class has fewer than 2 anchors, or fewer different pairs than asked for.
+    """
+    if pairs_per_class < 1 or len(anchors) == 0:
+        raise ValueError(
+            f"need pairs_per_class >= 1 and some anchors, got {pairs_per_class} and {len(anchors)} anchors"
+        )
+    first, second = [], []
+    for label in anchors.labels.unique().tolist():
+        members = torch.nonzero(anchors.labels == label).flatten()
+        available = len(members) * (len(members) - 1) // 2
+        if available < pairs_per_class:
+            raise ValueError(
+                f"class {label} has {len(members)} anchor(s), which make {available} different pair(s), and "
+                f"{pairs_per_class} were asked for. Draw more anchors of it (random_anchors(per_class=...), or a "
+                f"smaller k of k-same), or set pairs_per_class={max(available, 1)}"
+            )
+        # the first distinct values of a uniform stream are a uniform draw without replacement
+        chosen: dict[int, None] = {}
+        rng = generator_for(seed, "pairs", label)
+        while len(chosen) < pairs_per_class:
+            chosen.update(dict.fromkeys(torch.randint(available, (pairs_per_class,), generator=rng).tolist()))
+        for code in list(chosen)[:pairs_per_class]:
+            high = (1 + math.isqrt(1 + 8 * code)) // 2  # code = high (high - 1) / 2 + low, with 0 <= low < high
+            first.append(members[code - high * (high - 1) // 2])
+            second.append(members[high])
+    a, b = torch.stack(first), torch.stack(second)
+    return AnchorPairs(anchors.latents[a], anchors.latents[b], anchors.labels[a])

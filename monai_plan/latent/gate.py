@@ -1,0 +1,240 @@
+"""The gate: no image leaves that lies nearer to a training patient than held-out real images do.
+
+It knows one embedding and one threshold. It is a screen with a stated error rate, not a proof of privacy, and the
+network behind it must be another one than those that steered the walk.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.networks.utils import eval_mode
+from torch import nn
+
+from monai_plan.latent.frozen import device_of
+from monai_plan.metrics.nearest import nearest_rows
+from monai_plan.networks.nets.identity_embedder import IdentityEmbedder
+from monai_plan.utils import PlanKeys, load_tensors, save_tensors
+
+__all__ = ["PrivacyGate"]
+
+_EMBEDDER = "embedder."
+ZERO = 1e-5
+"""Distances below it are rounding errors of one and the same embedding."""
+
+Images = torch.Tensor | Iterable[torch.Tensor | Mapping[str, torch.Tensor]]
+
+
+class PrivacyGate(nn.Module):
+    """Accept images whose embedding is at least ``threshold`` away from every gallery entry.
+
+    The gate always stays in evaluation mode and in float32, whatever surrounds it. ``accepted`` and ``rejected`` count
+    the images that :meth:`accepts` has judged.
+
+    Args:
+        embedder: images [B, C, H, W] in [-1, 1] -> embeddings [B, E], e.g. an
+            :class:`~monai_plan.networks.nets.IdentityEmbedder`; scaled to unit length here.
+        gallery: embeddings of the training images, shape [N, E], N >= 1; no names, no patient ids.
+        threshold: the smallest accepted Euclidean distance between unit embeddings, 0 .. 2.
+        calibration: the record of :meth:`calibrate`, plain JSON values.
+
+    Raises:
+        ValueError: the gallery is empty or not finite, or the threshold is out of range.
+    """
+
+    gallery: torch.Tensor
+
+    def __init__(
+        self,
+        embedder: nn.Module,
+        gallery: torch.Tensor,
+        threshold: float,
+        calibration: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if gallery.ndim != 2 or len(gallery) == 0:
+            raise ValueError(
+                f"the gate's gallery must be [N, E] with N >= 1, got {tuple(gallery.shape)}. An empty gallery would "
+                "accept every image: give it all training images"
+            )
+        if not torch.isfinite(gallery).all() or (gallery == 0).all(dim=1).any():
+            raise ValueError(
+                "the gate's gallery holds NaN, infinite or all-zero embeddings; check the embedder's weights"
+            )
+        if not 0 <= threshold <= 2:
+            raise ValueError(f"distances of unit vectors lie in 0 .. 2, got the threshold {threshold}")
+        self.embedder = embedder
+        self.register_buffer("gallery", F.normalize(gallery.detach().float(), dim=1))
+        self.threshold = float(threshold)
+        self.calibration = dict(calibration or {})
+        self.accepted = 0
+        self.rejected = 0
+        self.eval()
+
+    def train(self, mode: bool = True) -> PrivacyGate:
+        """Stay in evaluation mode: a verdict must not depend on the other images of a batch."""
+        super().train(False)
+        return self
+
+    @torch.no_grad()
+    def distances(self, images: torch.Tensor) -> torch.Tensor:
+        """The Euclidean distance of each image's unit embedding to the nearest gallery entry.
+
+        Args:
+            images: float, shape [B, C, H, W], range [-1, 1].
+
+        Returns:
+            Distances, float32, shape [B], 0 .. 2, on the gate's device.
+
+        Raises:
+            ValueError: an image holds NaN or infinite values, or the embedding's width is not the gallery's.
+        """
+        embeddings = _embed(self.embedder, images.to(self.gallery.device))
+        return nearest_rows(embeddings, self.gallery)[0].sqrt()
+
+    def accepts(self, images: torch.Tensor) -> torch.Tensor:
+        """Whether each image may leave; counts the verdicts.
+
+        Args:
+            images: as for :meth:`distances`.
+
+        Returns:
+            bool, shape [B]: the distance is at least ``threshold``.
+        """
+        accepted = self.distances(images) >= self.threshold
+        self.accepted += int(accepted.sum())
+        self.rejected += int((~accepted).sum())
+        return accepted
+
+    forward = accepts
+
+    @classmethod
+    def calibrate(
+        cls,
+        embedder: nn.Module,
+        gallery_images: Images,
+        holdout_images: Images,
+        false_rejection: float = 0.05,
+        batch_size: int = 64,
+    ) -> PrivacyGate:
+        """Set the threshold so that at most ``false_rejection`` of held-out real images would be rejected.
+
+        The threshold is an order statistic of their nearest distances. ``gate.calibration`` keeps: ``gallery``,
+        ``holdout`` (numbers of images), ``false_rejection`` (asked for), ``rejected`` (held-out images below the
+        threshold), ``threshold``, ``interval_95``: the exact, distribution-free 95 % interval of the rejection rate of
+        new images from the hold-out's population (the rate at the (k+1)-th of n order statistics is Beta(k+1, n-k)).
+
+        Args:
+            embedder: as for the class; put into evaluation mode.
+            gallery_images: *all* training images [N, C, H, W], or an iterable of batches (tensors, or dicts with
+                ``image``) such as a DataLoader.
+            holdout_images: real images of *other* patients, of the same kind as the gallery's.
+            false_rejection: share of new real patients that may be rejected, 0 < value < 1.
+            batch_size: images embedded at once, where tensors are given.
+
+        Raises:
+            ValueError: no gallery, ``false_rejection`` out of range, fewer than ``1 / false_rejection`` held-out
+                images, NaN in an image, or a threshold of 0 (held-out images are in the gallery).
+        """
+        if not 0 < false_rejection < 1:
+            raise ValueError(f"false_rejection must lie between 0 and 1, got {false_rejection}; 0.05 is usual")
+        with eval_mode(embedder):
+            gallery = _embed_all(embedder, gallery_images, batch_size)
+            holdout = _embed_all(embedder, holdout_images, batch_size)
+        count = len(holdout)
+        rejected = math.floor(false_rejection * count + 1e-9)
+        if rejected < 1:
+            raise ValueError(
+                f"{count} held-out images cannot show a false rejection rate of {false_rejection}: at least "
+                f"{math.ceil(1 / false_rejection - 1e-9)} are needed. Hold out more patients, or set false_rejection "
+                f"to {1 / max(count, 1):.2g} or more"
+            )
+        nearest = nearest_rows(holdout, F.normalize(gallery, dim=1))[0].sqrt().sort().values
+        threshold = float(nearest[rejected])
+        if threshold < ZERO:
+            raise ValueError(
+                f"{rejected + 1} of {count} held-out images lie at distance 0 from the gallery, so the gate would "
+                "accept copies. The two sets overlap (split by patient), or the embedder maps all images to one point"
+            )
+        record = {
+            "gallery": len(gallery),
+            "holdout": count,
+            "false_rejection": false_rejection,
+            "rejected": int((nearest < threshold).sum()),
+            "threshold": threshold,
+            "interval_95": [_beta_quantile(p, rejected + 1, count - rejected) for p in (0.025, 0.975)],
+        }
+        return cls(embedder, gallery, threshold, record)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Write gallery, threshold and the embedder's weights as tensors only (schema ``privacy_gate``).
+
+        The file holds embeddings of training images: treat it as confidential, though it names nobody.
+
+        Raises:
+            TypeError: the embedder is no :class:`~monai_plan.networks.nets.IdentityEmbedder`, whose arguments a file
+                can name.
+        """
+        if not isinstance(self.embedder, IdentityEmbedder):
+            raise TypeError(f"only a gate with an IdentityEmbedder can be saved, this one has {type(self.embedder)}")
+        weights = {_EMBEDDER + name: tensor for name, tensor in self.embedder.state_dict().items()}
+        meta = {"threshold": self.threshold, "calibration": self.calibration, "embedder": self.embedder.arguments}
+        return save_tensors(path, {"gallery": self.gallery, **weights}, schema="privacy_gate", meta=meta)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> PrivacyGate:
+        """Read a file of :meth:`save`, with the counters at 0.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is broken or of another kind.
+        """
+        tensors, meta = load_tensors(path, schema="privacy_gate")
+        embedder = IdentityEmbedder(**meta["embedder"])
+        embedder.load_state_dict({k.removeprefix(_EMBEDDER): v for k, v in tensors.items() if k.startswith(_EMBEDDER)})
+        gate = cls(embedder, tensors["gallery"], meta["threshold"], meta["calibration"])
+        gate.gallery.copy_(tensors["gallery"])  # the same bits: normalising twice rounds twice
+        return gate
+
+
+def _embed(embedder: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Unit embeddings [B, E], float32, outside any autocast region."""
+    broken = ~torch.isfinite(images).flatten(1).all(dim=1)
+    if broken.any():
+        raise ValueError(
+            f"{int(broken.sum())} of {len(images)} images hold NaN or infinite values (first: "
+            f"{int(broken.nonzero()[0])}) and cannot be judged; check the generator's weights, or the file read"
+        )
+    with torch.autocast(images.device.type, enabled=False):
+        return F.normalize(embedder(images.float()).float(), dim=1)
+
+
+def _embed_all(embedder: nn.Module, images: Images, batch_size: int) -> torch.Tensor:
+    batches = images.split(batch_size) if isinstance(images, torch.Tensor) else images
+    device, embeddings = device_of(embedder), []
+    for batch in batches:
+        batch_images = batch[PlanKeys.IMAGE] if isinstance(batch, Mapping) else batch
+        if len(batch_images):
+            embeddings.append(_embed(embedder, torch.as_tensor(batch_images).to(device)))
+    if not embeddings:
+        raise ValueError(
+            "no images to calibrate the gate on; the gallery needs all training images, the hold-out others"
+        )
+    return torch.cat(embeddings)
+
+
+def _beta_quantile(probability: float, a: int, b: int) -> float:
+    """The quantile of Beta(a, b), integers a, b >= 1: its distribution function is P(Binomial(a + b - 1, x) >= a)."""
+    successes = torch.arange(a, a + b, dtype=torch.float64)
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        x = (low + high) / 2
+        odds = torch.distributions.Binomial(a + b - 1, probs=torch.tensor(x, dtype=torch.float64))
+        low, high = (x, high) if odds.log_prob(successes).exp().sum() < probability else (low, x)
+    return (low + high) / 2

@@ -1,0 +1,242 @@
+"""The table at the end of a run: what classifiers trained on each kind of images are worth on real test images."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import statistics
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import monai
+import torch
+from monai.engines import default_prepare_batch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from monai_plan._version import __version__
+from monai_plan.engines.classification import predict, train_classifier
+from monai_plan.metrics.nearest_lpips import nearest_distances
+from monai_plan.report.scores import accuracy_interval, auroc_with_interval
+from monai_plan.utils import PlanKeys, atomic_path, generator_for, require_writable, write_json
+
+__all__ = ["UtilityTable", "utility_table_text"]
+
+ABOUT = "about"
+REAL = "real"
+NOTE = (
+    "Accuracy, AUROC and recall are on the real test images, of classifiers whose epoch was chosen on real validation "
+    "images. mml_train is the mean distance to the nearest real training image; in the row 'real' it is that of the "
+    "held-out real test images, the reference that synthetic images should not fall below. Intervals of 95 % reflect "
+    "the size of the test set, sd the spread over seeds; neither holds the chance in training the image generator."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtilityTable:
+    """One row for each kind of training images, one classifier for each row and seed.
+
+    With the same seed all rows start from the same initial weights. The global random state is left as it was. Loaders
+    with random states of their own go on from where they are.
+
+    Args:
+        rows: row's name to training loader, e.g. ``real``, ``linear``, ``plan``; dicts with ``image`` and ``label``.
+            Only the row named ``real`` is taken as real images. A loader with ``counts`` (``emitted``,
+            ``rejected``), such as the privacy walk sampler, has its gate's counts in the table.
+        network_factory: makes an untrained classifier, images -> logits [B, K].
+        validation_loader: real images that choose the epoch.
+        test_loader: real images of other patients, in a fixed order, every class with two images or more.
+        epochs: passes over each row's loader.
+        learning_rate: see :func:`~monai_plan.engines.train_classifier`.
+        device: where to compute.
+        gallery_images: all real training images, not augmented, range [-1, 1]: [M, C, H, W], or a loader of them.
+        features: what distances are measured on, see :func:`~monai_plan.metrics.load_perceptual_features`.
+        metric_name: the distance's name, e.g. ``"lpips_squeeze"``.
+        output_dir: where ``table.json`` and ``table.txt`` are written.
+        prepare_batch: MONAI's, for training batches.
+        seeds: one classifier each; the first also names the trained networks'.
+        trained: row's name to a network already trained for the first seed with the same settings; not trained again.
+        mml_images: synthetic images of a row whose distance is measured; at most one epoch of them.
+        amp: bfloat16 autocast.
+        weight_decay: AdamW's.
+
+    Raises:
+        ValueError: no rows or seeds, a seed twice, a row named ``about``, a trained network without a row, or
+            ``mml_images`` < 1.
+    """
+
+    rows: Mapping[str, DataLoader]
+    network_factory: Callable[[], nn.Module]
+    validation_loader: DataLoader
+    test_loader: DataLoader
+    epochs: int
+    learning_rate: float
+    device: str | torch.device
+    gallery_images: torch.Tensor | Iterable[Mapping[str, Any]]
+    features: Callable[[torch.Tensor], torch.Tensor]
+    metric_name: str
+    output_dir: str | os.PathLike
+    prepare_batch: Callable = default_prepare_batch
+    seeds: Sequence[int] = (0,)
+    trained: Mapping[str, nn.Module] = field(default_factory=dict)
+    mml_images: int = 256
+    amp: bool = False
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.rows or ABOUT in self.rows:
+            raise ValueError(f"rows need names other than '{ABOUT}', got {list(self.rows)}")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds must be different integers, at least one, got {list(self.seeds)}")
+        if unknown := set(self.trained) - set(self.rows):
+            raise ValueError(f"trained networks without a row: {sorted(unknown)}; the rows are {list(self.rows)}")
+        if self.mml_images < 1:
+            raise ValueError(f"mml_images must be >= 1, got {self.mml_images}")
+
+    def run(self) -> dict[str, Any]:
+        """Train, evaluate, measure; write ``table.json`` and ``table.txt``, print the latter.
+
+        Nothing is written before every row is finished. Shares and AUROC lie in 0 .. 1.
+
+        Returns:
+            The content of ``table.json``: for each row ``accuracy``, ``auroc``, ``recall`` (by class), each the mean
+            over the seeds, ``accuracy_sd`` and ``auroc_sd`` (``None`` for one seed), ``mml_train``, ``images`` (an
+            epoch), ``gate_emitted`` and ``gate_rejected`` (``None`` without a gate; all that left the loader so far),
+            ``per_seed``; and ``about``.
+
+        Raises:
+            OSError: ``output_dir`` cannot be written.
+            ValueError: from training, prediction or distances, with its cause.
+        """
+        output_dir = require_writable(self.output_dir)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            table = self._measure()
+        text = utility_table_text(table)
+        with atomic_path(output_dir / "table.txt") as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+        write_json(output_dir / "table.json", table)
+        print(text)
+        return table
+
+    def _measure(self) -> dict[str, Any]:
+        table: dict[str, Any] = {}
+        queries = []
+        for row, loader in self.rows.items():
+            per_seed = [self._run_seed(row, loader, seed) for seed in self.seeds]
+            queries.append(_images(self.test_loader) if row == REAL else _images(loader, self.mml_images))
+            counts = getattr(loader, "counts", None) or {}
+            table[row] = {
+                **_summary(per_seed),
+                "images": len(loader.dataset),  # type: ignore[arg-type]
+                "gate_emitted": counts.get("emitted"),
+                "gate_rejected": counts.get("rejected"),
+                "per_seed": per_seed,
+            }
+        gallery = self.gallery_images if isinstance(self.gallery_images, torch.Tensor) else _images(self.gallery_images)
+        nearest = nearest_distances(torch.cat(queries), gallery, self.features)
+        for row, distances in zip(self.rows, nearest.split(list(map(len, queries))), strict=True):
+            table[row]["mml_train"] = float(distances.mean())
+        table[ABOUT] = {
+            "mml_metric": self.metric_name,
+            "seeds": list(self.seeds),
+            "n_test": per_seed[0]["n_test"],
+            "n_train": len(gallery),
+            "epochs": self.epochs,
+            "versions": {"monai_plan": __version__, "monai": monai.__version__, "torch": str(torch.__version__)},
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "note": NOTE,
+        }
+        return table
+
+    def _run_seed(self, row: str, loader: DataLoader, seed: int) -> dict[str, Any]:
+        torch.manual_seed(generator_for(seed, "utility_table").initial_seed())
+        network = self.trained.get(row) if seed == self.seeds[0] else None
+        best = None
+        if network is None:
+            network = self.network_factory()
+            best = train_classifier(
+                network,
+                loader,
+                self.validation_loader,
+                self.epochs,
+                self.learning_rate,
+                self.device,
+                self.prepare_batch,
+                self.amp,
+                self.weight_decay,
+                description=f"classifier '{row}', seed {seed}",
+            )
+        probabilities, labels = predict(network, self.test_loader, self.device, self.amp)
+        auroc, auroc_interval = auroc_with_interval(probabilities, labels)
+        hits = probabilities.argmax(dim=1) == labels
+        return {
+            "seed": seed,
+            "best_epoch": best and best.epoch,
+            "validation_auroc": best and best.auroc,
+            "n_test": len(labels),
+            "accuracy": float(hits.double().mean()),
+            "accuracy_interval_95": list(accuracy_interval(int(hits.sum()), len(labels))),
+            "auroc": auroc,
+            "auroc_interval_95": auroc_interval and list(auroc_interval),
+            "recall": [float(hits[labels == c].double().mean()) for c in range(probabilities.shape[1])],
+        }
+
+
+def utility_table_text(table: Mapping[str, Any]) -> str:
+    """The table of :meth:`UtilityTable.run` as aligned text: mean ± sd, or for one seed the figure and its interval."""
+    about = table[ABOUT]
+    rows = [["trained on", "images", "accuracy", "AUROC", "recall by class", "mml_train", "gate rejected/made"]]
+    for name, row in table.items():
+        if name == ABOUT:
+            continue
+        made = None if row["gate_rejected"] is None else row["gate_rejected"] + row["gate_emitted"]
+        rows.append(
+            [
+                name,
+                str(row["images"]),
+                _with_spread(row, "accuracy"),
+                _with_spread(row, "auroc"),
+                " ".join(f"{share:.2f}" for share in row["recall"]),
+                f"{row['mml_train']:.4f}",
+                "-" if made is None else f"{row['gate_rejected']}/{made}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.append(
+        f"{about['n_test']} test and {about['n_train']} training images, seeds {about['seeds']}, "
+        f"{about['epochs']} epochs, distance: {about['mml_metric']}"
+    )
+    return "\n".join([*lines, *textwrap.wrap(about["note"], 120)])
+
+
+def _with_spread(row: Mapping[str, Any], name: str) -> str:
+    if len(row["per_seed"]) > 1:
+        return f"{row[name]:.3f} ± {row[name + '_sd']:.3f}"
+    interval = row["per_seed"][0][name + "_interval_95"]
+    return f"{row[name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+
+
+def _summary(per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for name in ("accuracy", "auroc"):
+        values = [result[name] for result in per_seed]
+        summary[name] = statistics.fmean(values)
+        summary[name + "_sd"] = statistics.stdev(values) if len(values) > 1 else None
+    summary["recall"] = [statistics.fmean(shares) for shares in zip(*(r["recall"] for r in per_seed), strict=True)]
+    return summary
+
+
+def _images(loader: Iterable[Mapping[str, Any]], limit: int | None = None) -> torch.Tensor:
+    """The images of a loader, at most ``limit`` and at most one epoch, on the CPU: [N, C, H, W]."""
+    found: list[torch.Tensor] = []
+    for batch in loader:
+        found.append(torch.as_tensor(batch[PlanKeys.IMAGE]).as_subclass(torch.Tensor).float().cpu())
+        if limit is not None and sum(map(len, found)) >= limit:
+            break
+    if not found:
+        raise ValueError("a loader gave no images; check its data list")
+    return torch.cat(found)[:limit]

@@ -1,0 +1,9 @@
+from .load_radiograph import LoadRadiograph, LoadRadiographD, LoadRadiographd, LoadRadiographDict
+from .render_phantom import (
+    PhantomSpec,
+    RenderPhantom,
+    RenderPhantomD,
+    RenderPhantomd,
+    RenderPhantomDict,
+    render_chest_phantom,
+)

@@ -1,0 +1,107 @@
+"""The gate: distances by hand, calibration's exact counts and interval, refusals, file."""
+
+import pytest
+import torch
+from torch import nn
+
+from monai_plan.latent import PrivacyGate
+from monai_plan.latent.gate import _beta_quantile
+from monai_plan.networks.nets import IdentityEmbedder
+
+
+class AngleEmbedder(nn.Module):
+    """The first pixel is an angle; the embedding is its point on the unit circle, times 3."""
+
+    def forward(self, images):
+        angle = images[:, 0, 0, 0]
+        return 3 * torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def images_at(angles):
+    images = torch.zeros(len(angles), 1, 2, 2)
+    images[:, 0, 0, 0] = torch.as_tensor(angles)
+    return images
+
+
+def chord(angle):
+    return 2 * torch.sin(torch.as_tensor(angle) / 2).abs()
+
+
+def make_gate(threshold=0.1):
+    return PrivacyGate(AngleEmbedder(), AngleEmbedder()(images_at([0.0, 1.0])), threshold)
+
+
+def test_distance_is_to_the_nearest_gallery_entry():
+    distances = make_gate().distances(images_at([0.0, 0.001, 0.3, 0.9, 1.5]))
+    torch.testing.assert_close(distances, chord([0.0, 0.001, 0.3, 0.1, 0.5]), atol=1e-6, rtol=1e-3)
+
+
+def test_accepts_counts_and_stays_in_evaluation_mode():
+    gate = make_gate(float(chord(0.2))).train()
+    assert gate(images_at([0.0, 0.1, 0.3, 0.95])).tolist() == [False, False, True, False]
+    assert (gate.accepted, gate.rejected, gate.training) == (1, 3, False)
+
+
+def test_verdict_ignores_the_callers_autocast():
+    torch.manual_seed(0)
+    embedder = IdentityEmbedder(1, 8, block_inplanes=(4, 4, 8, 8))
+    gate = PrivacyGate(embedder, torch.randn(3, 8), 0.1)
+    images = torch.rand(2, 1, 32, 32)
+    plain = gate.distances(images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(plain, gate.distances(images))
+
+
+@pytest.mark.parametrize("false_rejection, rejected", [(0.05, 2), (0.25, 10), (0.11, 4)])
+@pytest.mark.parametrize("as_batches", [False, True])
+def test_calibration_rejects_the_wanted_share_of_holdout(false_rejection, rejected, as_batches):
+    angles = torch.linspace(0.01, 0.4, 40)[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
+    holdout = [{"image": batch} for batch in images_at(angles).split(7)] if as_batches else images_at(angles)
+    gate = PrivacyGate.calibrate(AngleEmbedder(), images_at([0.0, 2.0]), holdout, false_rejection)
+    assert int((~gate.accepts(images_at(angles))).sum()) == gate.calibration["rejected"] == rejected
+    assert gate.threshold == pytest.approx(float(chord(0.01 * (rejected + 1))), abs=1e-6)
+    assert (gate.calibration["gallery"], gate.calibration["holdout"]) == (2, 40)
+    low, high = gate.calibration["interval_95"]
+    assert low < false_rejection < high
+
+
+@pytest.mark.parametrize(
+    "probability, a, b, expected",
+    [(0.3, 1, 1, 0.3), (0.5, 3, 3, 0.5), (0.975, 1, 10, 1 - 0.025**0.1), (0.025, 10, 1, 0.025**0.1)],
+)
+def test_beta_quantile_in_closed_forms(probability, a, b, expected):
+    assert _beta_quantile(probability, a, b) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: PrivacyGate(AngleEmbedder(), torch.zeros(0, 2), 0.1), "empty gallery"),
+        (lambda: PrivacyGate(AngleEmbedder(), torch.zeros(1, 2), 0.1), "all-zero"),
+        (lambda: PrivacyGate(AngleEmbedder(), torch.ones(1, 2), 2.1), "threshold 2.1"),
+        (lambda: make_gate().accepts(images_at([0.1, torch.nan])), "1 of 2 images hold NaN"),
+        (lambda: PrivacyGate.calibrate(AngleEmbedder(), images_at([0.0]), images_at([0.1] * 19)), "at least 20"),
+        (lambda: PrivacyGate.calibrate(AngleEmbedder(), images_at([]), images_at([0.1] * 20)), "no images"),
+        (lambda: PrivacyGate.calibrate(AngleEmbedder(), images_at([0.1]), images_at([0.1] * 20)), "overlap"),
+        (lambda: PrivacyGate.calibrate(AngleEmbedder(), images_at([0.1]), images_at([0.2]), 1.0), "between 0 and 1"),
+    ],
+)
+def test_errors_name_the_cause(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_file_keeps_verdicts_and_no_ids(tmp_path):
+    torch.manual_seed(0)
+    embedder = IdentityEmbedder(1, 8, block_inplanes=(4, 4, 8, 8))
+    gate = PrivacyGate.calibrate(embedder, torch.rand(6, 1, 32, 32), torch.rand(20, 1, 32, 32))
+    loaded = PrivacyGate.load(gate.save(tmp_path / "gate.safetensors"))
+    images = torch.rand(5, 1, 32, 32)
+    assert torch.equal(loaded.distances(images), gate.distances(images))
+    assert (loaded.threshold, loaded.calibration) == (gate.threshold, gate.calibration)
+    assert b"patient" not in (tmp_path / "gate.safetensors").read_bytes()
+
+
+def test_foreign_embedder_cannot_be_saved(tmp_path):
+    with pytest.raises(TypeError, match="IdentityEmbedder"):
+        make_gate().save(tmp_path / "gate.safetensors")

@@ -1,0 +1,73 @@
+"""Intervals against scipy, scikit-learn and figures worked out by hand."""
+
+import pytest
+import torch
+from monai.metrics import compute_roc_auc
+from monai.networks.utils import one_hot
+
+from monai_plan.report.scores import accuracy_interval, auroc_with_interval
+
+
+@pytest.mark.parametrize("correct, count", [(0, 10), (5, 10), (85, 105), (10, 10)])
+def test_accuracy_interval_is_wilsons(correct, count):
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(correct, count).proportion_ci(method="wilson")
+    assert accuracy_interval(correct, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+def two_classes(scores):
+    return torch.stack([1 - torch.tensor(scores), torch.tensor(scores)], dim=1)
+
+
+@pytest.mark.parametrize(
+    "scores, labels, expected",
+    [
+        ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.75),
+        ([0.5, 0.5, 0.5, 0.5], [0, 1, 0, 1], 0.5),  # ties count one half
+        ([0.9, 0.8, 0.2, 0.1], [0, 0, 1, 1], 0.0),
+    ],
+)
+def test_auroc_by_hand(scores, labels, expected):
+    assert auroc_with_interval(two_classes(scores), torch.tensor(labels))[0] == pytest.approx(expected)
+
+
+def test_interval_by_hand():
+    """Positives 0.35, 0.8 stand above 1/2 and 1 of the negatives, negatives 0.1, 0.4 below 1 and 1/2 of the positives.
+
+    Each sample variance is 1/8, so the variance of the AUROC 3/4 is 1/16 + 1/16 = 1/8.
+    """
+    _, interval = auroc_with_interval(two_classes([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
+    assert interval == pytest.approx((0.75 - 1.959964 / 8**0.5, 1.0))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_agrees_with_monai_and_covers(classes):
+    rng = torch.Generator().manual_seed(classes)
+    labels = torch.arange(60) % classes
+    logits = torch.randn(60, classes, generator=rng) + 0.7 * torch.nn.functional.one_hot(labels, classes)
+    auroc, interval = auroc_with_interval(logits.softmax(1), labels)
+    expected = compute_roc_auc(logits.softmax(1), one_hot(labels[:, None], classes))
+    assert auroc == pytest.approx(expected, abs=1e-6)
+    assert interval[0] < auroc < interval[1]
+
+
+def test_variance_of_three_classes_against_resampling():
+    rng = torch.Generator().manual_seed(0)
+    draws = []
+    for _ in range(400):
+        labels = torch.arange(90) % 3
+        logits = torch.randn(90, 3, generator=rng) + torch.nn.functional.one_hot(labels, 3)
+        auroc, (low, high) = auroc_with_interval(logits.double(), labels)
+        draws.append((auroc, (high - low) / (2 * 1.959964)))
+    figures = torch.tensor(draws)
+    assert figures[:, 1].mean().item() == pytest.approx(figures[:, 0].std().item(), rel=0.15)
+
+
+def test_no_interval_for_separated_classes():
+    assert auroc_with_interval(two_classes([0.1, 0.2, 0.8, 0.9]), torch.tensor([0, 0, 1, 1])) == (1.0, None)
+
+
+@pytest.mark.parametrize("labels", [[0, 0], [1, 1], [0, 2]])
+def test_missing_class_is_refused(labels):
+    with pytest.raises(ValueError, match="each of the network's 2 classes"):
+        auroc_with_interval(two_classes([0.1, 0.9]), torch.tensor(labels))

@@ -1,0 +1,101 @@
+"""Files are whole or absent, and folders are proven before work starts."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from monai_plan.utils import atomic_path, require_writable, sha256_of, write_json
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_file_appears_whole_with_the_targets_suffix(tmp_path):
+    target = tmp_path / "new" / "folder" / "image.png"
+    with atomic_path(target) as partial:
+        assert partial.suffix == ".png" and partial.parent == target.parent and partial != target
+        partial.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole" and names(target.parent) == ["image.png"]
+
+
+@pytest.mark.parametrize("old", [None, "old"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+def test_an_error_leaves_nothing_and_keeps_the_old_file(tmp_path, old, error):
+    target = tmp_path / "file.txt"
+    if old is not None:
+        target.write_text(old)
+    with pytest.raises(error), atomic_path(target) as partial:
+        partial.write_text("half")
+        raise error
+    assert names(tmp_path) == ([] if old is None else ["file.txt"])
+    assert old is None or target.read_text() == old
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_follow_the_umask(tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "file") as partial:
+            partial.write_text("x")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+def test_require_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
+    assert require_writable(str(tmp_path / "a" / "b"), free_bytes=1) == tmp_path / "a" / "b"
+    assert names(tmp_path / "a" / "b") == []
+
+
+@pytest.mark.parametrize("below", [".", "deeper", "a/b"])
+def test_a_path_under_a_file_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OSError, match="cannot write to the folder.*--output_dir") as caught:
+        require_writable(tmp_path / "file" / below)
+    assert str(tmp_path / "file") in str(caught.value)
+    assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError, match="cannot write to the folder"):
+            require_writable(tmp_path)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_full_disk_is_refused_before_the_work(tmp_path, monkeypatch):
+    stats = namedtuple("stats", "f_bavail f_frsize")(10, 2**20)
+    monkeypatch.setattr(os, "statvfs", lambda path: stats)
+    assert require_writable(tmp_path, free_bytes=10 * 2**20) == tmp_path
+    with pytest.raises(OSError, match="has 10 MiB left and this work needs about 11 MiB") as caught:
+        require_writable(tmp_path, free_bytes=11 * 2**20)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_write_json(tmp_path):
+    content = {"names": ["é", 1, None], "nested": {"x": 0.5}}
+    assert write_json(tmp_path / "file.json", content) == tmp_path / "file.json"
+    text = (tmp_path / "file.json").read_text(encoding="utf-8")
+    assert json.loads(text) == content and "é" in text and text.endswith("}\n")
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "file.json", {"x": object()})
+    assert (tmp_path / "file.json").read_text(encoding="utf-8") == text and names(tmp_path) == ["file.json"]
+
+
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(3 << 20)])
+def test_sha256(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
