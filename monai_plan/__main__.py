@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from monai.utils import OptionalImportError
 
 from monai_plan._version import __version__
 from monai_plan.data.datalist import SPLITS, build_datalist, datalist_target
+from monai_plan.pipeline import Pipeline
 
 
 def add_datalist(subparsers: argparse._SubParsersAction) -> None:
@@ -79,7 +81,56 @@ def run_datalist(arguments: argparse.Namespace) -> None:
         print(f"  {split:<10} {len(content[split]):>6} images of {groups} groups ({shares})")
 
 
-COMMANDS = (add_datalist,)
+def add_pipeline(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``pipeline``: every stage from images to table."""
+    parser = subparsers.add_parser(
+        "pipeline",
+        help="run every stage of a bundle on a folder of images, from the split to the table",
+        description="Run every stage of a bundle: split, generator, identity, label and gate networks, walks, and the "
+        "classifiers' table. A stage that is complete and was made from the same inputs is skipped, so a killed run is "
+        "continued by the same command. Without --dataset_dir the embedded phantoms are used.",
+        epilog="example: python -m monai_plan pipeline --bundle bundles/plan_tb --dataset_dir data/shenzhen "
+        "--output_dir runs/shenzhen --set gan#images=100000 seeds='[0,1,2]'",
+    )
+    parser.add_argument("--bundle", required=True, metavar="DIR", help="the bundle, e.g. bundles/plan_tb")
+    parser.add_argument("--dataset_dir", default="", metavar="DIR", help="the images (default: embedded phantoms)")
+    parser.add_argument(
+        "--datalist", default="", metavar="JSON", help="an existing split (default: made, or found in DIR)"
+    )
+    parser.add_argument(
+        "--output_dir", required=True, metavar="DIR", help="weights, records, table and pictures go here"
+    )
+    for name in ("image_column", "label_column", "patient_column", "group_column", "patient_tag"):
+        parser.add_argument(f"--{name}", metavar="NAME", help="as for the command datalist")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="ID=VALUE", help="config values, e.g. image_size=128 gan#images=200000"
+    )
+    parser.set_defaults(run=run_pipeline)
+
+
+def run_pipeline(arguments: argparse.Namespace) -> None:
+    """Run ``pipeline``."""
+    overrides = {}
+    for pair in arguments.set:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set got '{pair}'; write ID=VALUE, e.g. gan#images=100000")
+        try:
+            overrides[name] = json.loads(value)
+        except ValueError:
+            overrides[name] = value
+    columns = ("image_column", "label_column", "patient_column", "group_column", "patient_tag")
+    Pipeline(
+        bundle=arguments.bundle,
+        output_dir=arguments.output_dir,
+        dataset_dir=arguments.dataset_dir,
+        datalist=arguments.datalist,
+        columns={name: getattr(arguments, name) for name in columns},
+        overrides=overrides,
+    ).run()
+
+
+COMMANDS = (add_datalist, add_pipeline)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

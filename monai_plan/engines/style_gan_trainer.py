@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from ignite.engine import Engine
 from monai.engines import Trainer, default_prepare_batch
 from monai.engines.utils import IterationEvents
 from torch.utils.data import DataLoader
@@ -36,10 +35,11 @@ class StyleGanTrainer(Trainer):
         r1_gamma: weight of the R1 penalty (StyleGAN2-ADA's rule of thumb: 0.0002 * size**2 / batch).
         r1_interval: iterations between R1 penalties, whose weight is scaled accordingly.
         w_avg_decay: decay of the running mean of w per batch of latents (two an iteration).
-        seed: latents, noise and augmentation of an iteration are drawn from (seed, iteration): a resumed run is the same run.
+        seed: latents, noise and augmentation of an iteration are drawn from (seed, iteration), in a resumed run too.
         amp: bfloat16 autocast (R1 stays in float32).
         prepare_batch: as in ``monai.engines``.
-        non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers: as in ``monai.engines.Trainer``.
+        non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers: as in
+            ``monai.engines.Trainer``.
 
     Raises:
         ValueError: an empty batch, a batch without labels, or losses that are not finite.
@@ -82,11 +82,11 @@ class StyleGanTrainer(Trainer):
             amp=amp,
             decollate=False,  # the output is one figure a batch, not one an image
         )
-        self.generator = generator
+        self.generator: Any = generator
         self.discriminator = discriminator
         self.g_optimizer = g_optimizer
         self.d_optimizer = d_optimizer
-        self.augment = augment
+        self.augment: Any = augment
         self.r1_gamma = r1_gamma
         self.r1_interval = r1_interval
         self.w_avg_decay = w_avg_decay
@@ -143,7 +143,7 @@ class StyleGanTrainer(Trainer):
         self.g_optimizer.step()
         return {"g_loss": float(loss.detach())}
 
-    def _iteration(self, engine: Engine, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
         if batchdata is None:
             raise ValueError("the trainer got an empty batch; check that the training data loader yields batches")
         real, labels = engine.prepare_batch(batchdata, engine.state.device, engine.non_blocking)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from ignite.engine import Engine, Events
 
@@ -29,7 +31,7 @@ class AdaptiveAugment:
         interval: int = 4,
         limit: float = 0.8,
     ) -> None:
-        self.augment = augment
+        self.augment: Any = augment
         self.target = target
         self.images_to_full = images_to_full
         self.interval = interval
@@ -41,10 +43,11 @@ class AdaptiveAugment:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        self._signs.append(engine.state.output["real_sign"])
+        output: Any = engine.state.output
+        self._signs.append(output["real_sign"])
         if len(self._signs) < self.interval:
             return
-        step = self.interval * engine.state.output["images"] / self.images_to_full
+        step = self.interval * output["images"] / self.images_to_full
         mean = sum(self._signs) / len(self._signs)
         self._signs.clear()
         self.augment.p.add_(step if mean > self.target else -step).clamp_(0.0, self.limit)

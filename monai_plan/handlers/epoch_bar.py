@@ -1,18 +1,25 @@
 """A progress bar over the iterations of a whole run, with the trainer's figures and the remaining time.
 
-Ignite's ProgressBar needs arguments at attach time, which MONAI's handler lists cannot give.
+Ignite's ProgressBar starts anew with every epoch and needs arguments at attach time, which MONAI's handler lists cannot
+give.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
+from monai.utils import optional_import
 
 __all__ = ["EpochBar"]
 
+tqdm, _ = optional_import("tqdm.auto", name="tqdm", descriptor='a bar needs tqdm: pip install "monai_plan[bundle]"')
+
 
 class EpochBar:
-    """Attaches Ignite's ProgressBar over the whole run, in iterations.
+    """Shows one bar for the run, in iterations; a resumed run starts where it was left.
+
+    The numbers of a trainer's output, if it is a dict or a number, stand behind the bar.
 
     Args:
         description: text before the bar.
@@ -20,13 +27,35 @@ class EpochBar:
 
     def __init__(self, description: str = "training") -> None:
         self.description = description
+        self._bar: Any = None
 
     def attach(self, engine: Engine) -> None:
         """Attach to any engine."""
-        bar = ProgressBar(desc=self.description, persist=True, mininterval=1.0, unit="batch")
-        bar.attach(
-            engine,
-            event_name=Events.ITERATION_COMPLETED,
-            closing_event_name=Events.COMPLETED,
-            output_transform=lambda output: output if isinstance(output, dict) else {},
-        )
+        engine.add_event_handler(Events.EPOCH_STARTED, self._open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _open(self, engine: Engine) -> None:
+        state: Any = engine.state
+        if self._bar is None:
+            known = state.epoch_length is not None and state.max_epochs is not None
+            self._bar = tqdm(
+                desc=self.description,
+                total=state.epoch_length * state.max_epochs if known else None,
+                initial=state.iteration,
+                mininterval=1.0,
+                unit="batch",
+            )
+
+    def _advance(self, engine: Engine) -> None:
+        output = engine.state.output
+        figures = output if isinstance(output, dict) else {"output": output}
+        numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        if numbers:
+            self._bar.set_postfix(numbers, refresh=False)
+        self._bar.update(engine.state.iteration - self._bar.n)
+
+    def _close(self, engine: Engine) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

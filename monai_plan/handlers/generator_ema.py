@@ -5,6 +5,8 @@ Ignite's EMAHandler counts iterations and loses its warm-up when it is named, he
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from ignite.engine import Engine, Events
 
@@ -35,7 +37,8 @@ class GeneratorEMA:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        images = engine.state.output["images"]
+        output: Any = engine.state.output
+        images = output["images"]
         seen = engine.state.iteration * images
         decay = 0.5 ** (images / max(min(self.half_life, self.ramp_up * seen), 1e-8))
         current = self.generator.state_dict()

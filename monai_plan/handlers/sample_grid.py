@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -27,7 +28,7 @@ class SampleGrid:
     def __init__(
         self, generator: torch.nn.Module, folder: str | os.PathLike, per_class: int = 8, every: int = 1, seed: int = 0
     ) -> None:
-        self.generator = generator
+        self.generator: Any = generator
         self.folder = Path(folder)
         self.per_class = per_class
         self.every = every
@@ -45,6 +46,6 @@ class SampleGrid:
             generator=generator_for(self.seed, "sample grid"),
         )
         labels = torch.arange(self.generator.num_classes).repeat_interleave(self.per_class)
-        device = engine.state.device
+        device = engine.state.device  # type: ignore[attr-defined]
         images = self.generator(z.to(device), labels.to(device), noise="const")
         save_png(self.folder / f"samples_{engine.state.iteration:07d}.png", image_grid(images, self.per_class))

@@ -26,21 +26,21 @@ def load_weights(network: Network, path: str | os.PathLike) -> Network:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no weights at '{path}'. An earlier stage writes them: run `python -m monai_plan pipeline`, or the stage's "
-            "config, or give the right path"
+            f"no weights at '{path}'. An earlier stage writes them: run `python -m monai_plan pipeline`, or the "
+            "stage's config, or give the right path"
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
-            f"'{path}' ({path.stat().st_size} bytes) is no readable weights file ({error}); it is truncated or holds more "
-            "than tensors. Delete it and run its stage again, or copy it once more"
+            f"'{path}' ({path.stat().st_size} bytes) is no readable weights file ({error}); it is truncated or holds "
+            "more than tensors. Delete it and run its stage again, or copy it once more"
         ) from error
     try:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"the weights in '{path}' do not fit this network ({error}). They were made with other settings (image size, "
-            "channels, classes or patients): run the stage that writes them again"
+            f"the weights in '{path}' do not fit this network ({error}). They were made with other settings (image "
+            "size, channels, classes or patients): run the stage that writes them again"
         ) from error
     return network

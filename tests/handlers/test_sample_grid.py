@@ -37,7 +37,10 @@ def test_one_row_a_class_and_the_same_latents_each_time(tmp_path):
     SampleGrid(network, tmp_path / "grids", per_class=3, every=2).attach(engine)
     before = torch.get_rng_state()
     engine.run(range(5), max_epochs=4)
-    assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == ["samples_0000010.png", "samples_0000020.png"]
+    assert sorted(path.name for path in (tmp_path / "grids").iterdir()) == [
+        "samples_0000010.png",
+        "samples_0000020.png",
+    ]
     assert torch.equal(before, torch.get_rng_state())
     assert len(network.seen) == 2 and torch.equal(*network.seen) and network.seen[0].shape == (6, 4)
     with Image.open(tmp_path / "grids" / "samples_0000010.png") as picture:

@@ -28,6 +28,8 @@ class AugmentPipe(nn.Module):
         log_contrast: deviation of the base-2 logarithm of the contrast.
     """
 
+    p: torch.Tensor
+
     def __init__(
         self,
         p: float = 0.0,

@@ -30,6 +30,8 @@ class ModulatedConv2d(nn.Module):
         clamp: bound of the activations, or ``None``.
     """
 
+    noise_const: torch.Tensor
+
     def __init__(
         self, in_channels: int, out_channels: int, w_dim: int, size: int, up: int = 1, clamp: float | None = None
     ) -> None:

@@ -1,4 +1,4 @@
-"""Low-pass filtering with the binomial kernel [1, 3, 3, 1] for alias-free up- and downsampling (StyleGAN2, appendix B)."""
+"""Low-pass filtering with the binomial kernel [1, 3, 3, 1] for alias-free resampling (StyleGAN2, appendix B)."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class StyleDiscriminator(nn.Module):
         self.dense = EqualizedLinear(last * 16, last, activate=True)
         self.out = EqualizedLinear(last, last)
         self.mapping = MappingNetwork(0, num_classes, last, mapping_layers)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Images [B, channels, S, S] in [-1, 1] and labels int64 [B] give logits [B]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -71,7 +72,7 @@ class MappingNetwork(nn.Module):
         parts = []
         if z is not None and self.z_dim:
             parts.append(_unit_second_moment(z.float()))
-        if self.embed is not None:
+        if self.embed is not None and one_hot is not None:
             parts.append(_unit_second_moment(self.embed(one_hot.float())))
         x = torch.cat(parts, dim=1)
         for layer in self.layers:
@@ -134,6 +135,7 @@ class StyleGenerator(nn.Module):
     """
 
     schema = "style_generator"
+    w_avg: torch.Tensor
 
     def __init__(
         self,
@@ -166,12 +168,14 @@ class StyleGenerator(nn.Module):
         self.mapping = MappingNetwork(z_dim, num_classes, w_dim, mapping_layers)
         sizes = resolutions(image_size)
         widths = [0] + [channels_at(size, channel_base, channel_max) for size in sizes]
-        self.blocks = nn.ModuleList(
+        blocks = [
             _SynthesisBlock(widths[i], widths[i + 1], w_dim, size, channels, clamp) for i, size in enumerate(sizes)
-        )
-        self.num_ws = sum(block.styles for block in self.blocks) + 1
+        ]
+        self.blocks = nn.ModuleList(blocks)
+        self._styles = [block.styles for block in blocks]
+        self.num_ws = sum(self._styles) + 1
         self.register_buffer("w_avg", torch.zeros(w_dim))
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def map_latents(self, z: torch.Tensor, labels: torch.Tensor, truncation: float = 1.0) -> torch.Tensor:
         """z [B, z_dim] and labels int64 [B] to w [B, w_dim]; ``truncation`` psi < 1 pulls w towards its mean."""
@@ -196,11 +200,12 @@ class StyleGenerator(nn.Module):
                 f"{self.w_dim}]. The latents may belong to another generator"
             )
         per_layer = list(ws.unbind(dim=1))
-        x = image = None
+        x: Any = None
+        image: Any = None
         first = 0
-        for block in self.blocks:
-            x, image = block(x, image, per_layer[first : first + block.styles + 1], noise, rng)
-            first += block.styles
+        for block, styles in zip(self.blocks, self._styles, strict=True):
+            x, image = block(x, image, per_layer[first : first + styles + 1], noise, rng)
+            first += styles
         return image
 
     def forward(
