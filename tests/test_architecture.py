@@ -23,7 +23,7 @@ MODULES = sorted(
     for info in pkgutil.walk_packages([str(PACKAGE)], "monai_plan.")
     if not info.name.endswith("__main__")  # a command line, nothing to import
 )
-# whatever a bare install (torch, monai, numpy, safetensors, pytorch-ignite) does not bring
+# whatever a bare install (torch, monai, numpy, scipy, safetensors, pytorch-ignite) does not bring
 OPTIONAL = [
     "PIL",
     "lpips",
@@ -33,7 +33,6 @@ OPTIONAL = [
     "pydicom",
     "skimage",
     "sklearn",
-    "scipy",
     "pandas",
     "tqdm",
     "jinja2",

@@ -1,3 +1,5 @@
+"""Datalists split by patient, phantoms, and the sampler of synthetic batches."""
+
 from .datalist import build_datalist, load_datalist, read_splits
 from .identities import identity_items
 from .phantom import phantom_datalist
