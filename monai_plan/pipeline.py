@@ -125,10 +125,11 @@ class Pipeline:
         datalist = Path(self.datalist).expanduser() if self.datalist else None
         if datalist is None and folder is not None and (folder / "datalist.json").is_file():
             datalist = folder / "datalist.json"
-        if datalist is None:
+        if datalist is None and folder is not None:
             datalist = output / "datalist.json"
             if not datalist.is_file():
                 build_datalist(folder, datalist, **self.columns, check_images=False)
+        assert datalist is not None
         content = load_datalist(datalist, folder)
         self._check_images(content)
         return {

@@ -36,7 +36,7 @@ class AugmentedPrepareBatch:
     @torch.no_grad()
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, Any]:
         """A batch with ``image`` and ``label`` gives (images, labels) on ``device``."""
         images, labels = default_prepare_batch(batchdata, device, non_blocking, **kwargs)[:2]
         return self.augment(images.as_subclass(torch.Tensor), self._next_rng()), labels
@@ -48,7 +48,7 @@ class TwoViewPrepareBatch(AugmentedPrepareBatch):
     @torch.no_grad()
     def __call__(
         self, batchdata: dict[str, torch.Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, Any]:
         """A batch with ``image`` and ``label`` gives (both views, labels) on ``device``."""
         images, labels = default_prepare_batch(batchdata, device, non_blocking, **kwargs)[:2]
         images = images.as_subclass(torch.Tensor)

@@ -1,0 +1,31 @@
+"""Items relabelled by patient."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_plan.data import identity_items
+
+
+def test_labels_number_the_groups_in_order_and_leave_the_input_alone():
+    items = [
+        {"image": "a", "label": 1, "group_id": "x", "patient_id": "p"},
+        {"image": "b", "label": 0, "group_id": "", "patient_id": "q"},
+        {"image": "c", "label": 1, "group_id": "x", "patient_id": "r"},
+    ]
+    assert [item["label"] for item in identity_items(items)] == [0, 1, 0]
+    assert [item["label"] for item in items] == [1, 0, 1]
+    assert identity_items(items)[0]["image"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ([{"image": "a", "label": 0}], "neither group_id nor patient_id"),
+        ([{"image": "a", "label": 0, "patient_id": "p"}, {"image": "b", "label": 0, "patient_id": "p"}], "1 patient"),
+        ([], "0 patient"),
+    ],
+)
+def test_refuses(items, message):
+    with pytest.raises(ValueError, match=message):
+        identity_items(items)
