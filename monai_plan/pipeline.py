@@ -7,11 +7,11 @@ and the generator's training within that stage from its last checkpoint.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,19 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow
-from monai.utils import optional_import
+from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
+from monai.utils import OptionalImportError, optional_import
 
 from monai_plan._version import __version__
 from monai_plan.data import build_datalist, load_datalist
 from monai_plan.transforms import LoadRadiograph
-from monai_plan.utils import require_writable, sha256_of, write_json
+from monai_plan.utils import knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
 
 __all__ = ["STAGES", "Pipeline", "Stage"]
 
 tqdm, _ = optional_import("tqdm", name="tqdm")
 logger = logging.getLogger(__name__)
 
+PLACES = ("output_dir", "models_dir", "dataset_dir", "datalist", "bundle_root")
+"""Config ids of folders: a moved run is the same run; what the files hold is hashed."""
 FREE_BYTES = 512 * 2**20
 """What a run may write: checkpoints, weights, pictures."""
 
@@ -44,15 +46,17 @@ class Stage:
         name: the overlay's name; ``train`` is the base config itself.
         needs: config ids of the files that it reads.
         writes: config ids of the files that it writes.
+        resumes: config ids of files from which a killed run of it continues.
     """
 
     name: str
     needs: tuple[str, ...]
     writes: tuple[str, ...]
+    resumes: tuple[str, ...] = ()
 
 
 STAGES = (
-    Stage("train_gan", (), ("generator_file",)),
+    Stage("train_gan", (), ("generator_file",), ("gan#checkpoint",)),
     Stage("train_identity", (), ("identity_file",)),
     Stage("train_label", (), ("label_file",)),
     Stage("train_gate", (), ("gate_file",)),
@@ -91,20 +95,27 @@ class Pipeline:
             ValueError, OSError: the bundle, the data, an override or the output folder cannot be used; nothing has been
                 written under a final name then.
         """
+        self._refuse_unknown()
         output = require_writable(self.output_dir, FREE_BYTES).resolve()
         common = {"output_dir": str(output), "models_dir": str(output / "models"), **self._data(output)}
         plan = [(stage, self._config_files(stage), self._overrides_of(stage, common)) for stage in STAGES]
-        self._refuse_unknown()
+        for _, files, overrides in plan:
+            _check_settings(files, overrides)
+        self._check_images(common)
         begun = time.monotonic()
         for number, (stage, files, overrides) in enumerate(plan, 1):
             record = output / "stages" / f"{stage.name}.json"
             parser = _parser(files, overrides)
             inputs = self._inputs(parser, stage, overrides)
             title = f"stage {number} of {len(plan)}, {stage.name}"
-            if _complete(record, inputs):
+            found = _read_record(record)
+            if _complete(found, inputs):
                 print(f"{title}: complete, skipped", flush=True)
                 continue
-            record.unlink(missing_ok=True)
+            if found and found.get("inputs") != inputs:  # what is left is of other inputs and must not be continued
+                for path in _paths(parser, stage.resumes):
+                    path.unlink(missing_ok=True)
+            write_json(record, {"inputs": inputs})
             print(f"{title}: started{_estimate(stage, parser)}", flush=True)
             started = time.monotonic()
             _run_config(files, overrides)
@@ -116,7 +127,7 @@ class Pipeline:
         return output
 
     def _data(self, output: Path) -> dict[str, Any]:
-        """Config values of the data set, whose every image has been read once."""
+        """Config values of the data set."""
         if not self.dataset_dir and not self.datalist:
             return {}
         folder = Path(self.dataset_dir).expanduser().resolve() if self.dataset_dir else None
@@ -126,21 +137,33 @@ class Pipeline:
         if datalist is None and folder is not None and (folder / "datalist.json").is_file():
             datalist = folder / "datalist.json"
         if datalist is None and folder is not None:
-            datalist = output / "datalist.json"
-            if not datalist.is_file():
-                build_datalist(folder, datalist, **self.columns, check_images=False)
+            datalist = self._made_datalist(folder, output)
         assert datalist is not None
         content = load_datalist(datalist, folder)
-        self._check_images(content)
         return {
             "dataset_dir": str(folder or ""),
             "datalist": str(datalist.resolve()),
             "num_classes": content["num_classes"],
         }
 
-    def _check_images(self, content: Mapping[str, Any]) -> None:
-        base = _parser(self._config_files(STAGES[-1]), self.overrides)
+    def _made_datalist(self, folder: Path, output: Path) -> Path:
+        """The split of the folder's table, made each time: the table may have changed; equal ones give equal splits."""
+        final = output / "datalist.json"
+        with tempfile.TemporaryDirectory(dir=output, prefix=".datalist-") as temporary:
+            made = Path(temporary) / final.name
+            build_datalist(folder, made, **self.columns, check_images=False)
+            if not final.is_file() or final.read_bytes() != made.read_bytes():
+                os.replace(made, final)
+        return final
+
+    def _check_images(self, common: Mapping[str, Any]) -> None:
+        """Read every image once, before hours of work."""
+        if "datalist" not in common:
+            return
+        stage = STAGES[-1]
+        base = _parser(self._config_files(stage), self._overrides_of(stage, common))
         read = LoadRadiograph(base["image_size"], base["channels"])
+        content = load_datalist(common["datalist"], common["dataset_dir"] or None)
         items = [item for split in ("training", "validation", "testing") for item in content[split]]
         faults = []
         for item in tqdm(items, desc="checking images", unit="image", mininterval=1.0):
@@ -164,24 +187,21 @@ class Pipeline:
         return [str(file) for file in files]
 
     def _overrides_of(self, stage: Stage, common: Mapping[str, Any]) -> dict[str, Any]:
-        config = _parser(self._config_files(stage), {})
-        return {**common, **{key: value for key, value in self.overrides.items() if key in config}}
+        config = _parser(self._config_files(stage), {}).get()
+        return {**common, **{key: value for key, value in self.overrides.items() if knows_id(config, key)}}
 
     def _refuse_unknown(self) -> None:
-        configs = [_parser(self._config_files(stage), {}) for stage in STAGES]
+        configs = [_parser(self._config_files(stage), {}).get() for stage in STAGES]
         for key in self.overrides:
-            if not any(key in config for config in configs):
-                known = sorted({name for config in configs for name in _ids(config.get())})
-                close = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
-                hint = f"; did you mean {' or '.join(close)}?" if close else ""
-                raise ValueError(f"no stage of '{self.bundle}' has the config id '{key}'{hint}")
+            if not any(knows_id(config, key) for config in configs):
+                hint = similar_ids(key, configs)
+                raise ValueError(f"no stage of '{self.bundle}' has the config id '{key}'{hint}. Correct --set {key}=…")
 
     def _inputs(self, parser: ConfigParser, stage: Stage, overrides: Mapping[str, Any]) -> dict[str, str]:
-        """What the stage is made from: version, config, and the hashes of the files it reads."""
-        places = ("output_dir", "models_dir", "dataset_dir", "datalist")
-        settings = {key: value for key, value in overrides.items() if key not in places}
-        config = [json.loads(Path(file).read_text()) for file in self._config_files(stage)]
-        text = json.dumps([config, settings], sort_keys=True, default=str)
+        """What the stage is made from: version, the config nodes it uses, and hashes of the files it reads."""
+        used = _used(parser, ("seed", "run", "finalize"))
+        settings = {name: value for name, value in used.items() if name not in PLACES}
+        text = json.dumps(settings, sort_keys=True, default=str)
         inputs = {"version": __version__, "config": hashlib.sha256(text.encode()).hexdigest()}
         if overrides.get("datalist"):
             inputs["datalist"] = sha256_of(overrides["datalist"])
@@ -198,15 +218,27 @@ def _parser(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
     return parser
 
 
+def _used(parser: ConfigParser, ids: Sequence[str]) -> dict[str, Any]:
+    """The config nodes that ``ids`` refer to, directly or through others; the rest cannot change the outcome."""
+    used: dict[str, Any] = {}
+    waiting = list(ids)
+    while waiting:
+        name = waiting.pop().replace("::", "#")
+        if name not in used and name in parser:
+            used[name] = parser[name]
+            waiting += _references(parser[name])
+    return used
+
+
+def _references(config: Any) -> Iterator[str]:
+    if isinstance(config, str):
+        yield from ReferenceResolver.match_refs_pattern(config)
+    for item in config.values() if isinstance(config, dict) else config if isinstance(config, list) else ():
+        yield from _references(item)
+
+
 def _paths(parser: ConfigParser, ids: Sequence[str]) -> list[Path]:
     return [Path(parser.get_parsed_content(name)) for name in ids]
-
-
-def _ids(config: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(config, dict):
-        for key, value in config.items():
-            yield f"{prefix}{key}"
-            yield from _ids(value, f"{prefix}{key}#")
 
 
 def _fingerprint(content: Mapping[str, Any]) -> str:
@@ -219,13 +251,19 @@ def _fingerprint(content: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _complete(record: Path, inputs: Mapping[str, str]) -> bool:
+def _read_record(record: Path) -> dict[str, Any]:
     try:
         found = json.loads(record.read_text())
-        outputs = found["outputs"].items()
-        return found["inputs"] == inputs and all(Path(p).is_file() and sha256_of(p) == h for p, h in outputs)
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _complete(found: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    outputs = found.get("outputs")
+    if found.get("inputs") != inputs or not isinstance(outputs, dict) or not outputs:
         return False
+    return all(Path(path).is_file() and sha256_of(path) == digest for path, digest in outputs.items())
 
 
 def _estimate(stage: Stage, parser: ConfigParser) -> str:
@@ -245,6 +283,20 @@ def _estimate(stage: Stage, parser: ConfigParser) -> str:
     return f"; about {4 * seconds * images / len(labels) / 60:.0f} minutes, the longest stage of all"
 
 
+def _check_settings(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """What a stage lists under ``check``; it needs no file of another stage."""
+    try:
+        _parser(files, overrides).get_parsed_content("check")
+    except Exception as error:
+        cause = root_cause(error)
+        if isinstance(cause, (ValueError, OSError, OptionalImportError)):
+            raise cause from None
+        raise ValueError(
+            f"the settings of '{Path(files[-1]).stem}' cannot be used ({type(cause).__name__}: {cause}). Check the "
+            "values after --set"
+        ) from error
+
+
 def _run_config(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
     """Initialize, run and finalize one config; an error is raised as what caused it, without MONAI's wrapping."""
     workflow = ConfigWorkflow(config_file=list(files), workflow_type="train", logging_file=False, **overrides)
@@ -253,9 +305,4 @@ def _run_config(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
         workflow.run()
         workflow.finalize()
     except RuntimeError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if isinstance(cause, (ValueError, OSError)):
-            raise cause from error
-        raise
+        raise root_cause(error) from None

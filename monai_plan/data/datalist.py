@@ -29,6 +29,7 @@ tqdm, _has_tqdm = optional_import("tqdm", name="tqdm")
 SPLITS = ("training", "validation", "testing")
 DATALIST_NAME = "datalist.json"
 _MOST_FAULTS = 10  # reported together
+_FREE_BYTES = 2**20
 _PHANTOM_LABELS = {"0": "normal", "1": "tuberculosis"}
 
 
@@ -105,7 +106,7 @@ def build_datalist(
             len(rows),
         )
     chosen = split_units(labels, joined_units([row.patient for row in rows], groups), fractions, seed, names)
-    require_writable(target.parent)
+    require_writable(target.parent, _FREE_BYTES)
     if check_images:
         _check_images(root, rows)
     root, folder = root.resolve(), target.parent.resolve()
@@ -174,12 +175,15 @@ def load_datalist(path: str | os.PathLike, dataset_dir: str | os.PathLike | None
     return content
 
 
-def read_splits(dataset_dir: str | None, datalist: str | None = None, **phantom: Any) -> dict[str, Any]:
+def read_splits(
+    dataset_dir: str | None, datalist: str | None = None, num_classes: int | None = None, **phantom: Any
+) -> dict[str, Any]:
     """The splits that a configuration asks for: real ones from a datalist, else phantoms.
 
     Args:
         dataset_dir: the folder of the real images; None or ``""`` for phantoms.
         datalist: the datalist's path; by default ``datalist.json`` in ``dataset_dir``.
+        num_classes: what the configuration's networks are made for; None leaves it unchecked.
         phantom: arguments of :func:`monai_plan.data.phantom_datalist`.
 
     Returns:
@@ -187,13 +191,21 @@ def read_splits(dataset_dir: str | None, datalist: str | None = None, **phantom:
         ``num_classes``; a phantom's ``image`` is the text that :class:`~monai_plan.transforms.RenderPhantomd` draws.
 
     Raises:
-        ValueError: see :func:`load_datalist`.
+        ValueError: see :func:`load_datalist`; or the classes are not ``num_classes``.
     """
     if datalist:
-        return load_datalist(datalist, dataset_dir or None)
-    if dataset_dir:
-        return load_datalist(dataset_dir)
-    return {"labels": dict(_PHANTOM_LABELS), "num_classes": len(_PHANTOM_LABELS), **phantom_datalist(**phantom)}
+        splits = load_datalist(datalist, dataset_dir or None)
+    elif dataset_dir:
+        splits = load_datalist(dataset_dir)
+    else:
+        splits = {"labels": dict(_PHANTOM_LABELS), "num_classes": len(_PHANTOM_LABELS), **phantom_datalist(**phantom)}
+    if num_classes not in (None, splits["num_classes"]):
+        source = f"'{datalist or dataset_dir}' has" if datalist or dataset_dir else "the phantoms have"
+        raise ValueError(
+            f"num_classes is {num_classes}, and {source} {splits['num_classes']} classes "
+            f"({', '.join(splits['labels'].values())}). Set it: --num_classes {splits['num_classes']}"
+        )
+    return splits
 
 
 def datalist_target(output: str | os.PathLike) -> Path:

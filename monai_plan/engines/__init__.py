@@ -2,4 +2,4 @@
 
 from .classification import BestEpoch, predict, train_classifier
 from .prepare_batch import AugmentedPrepareBatch, TwoViewPrepareBatch
-from .style_gan_trainer import StyleGanTrainer
+from .style_gan_trainer import StyleGanTrainer, require_batch

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from monai_plan.losses.style_gan import discriminator_logistic_loss, generator_logistic_loss, r1_penalty
 from monai_plan.utils import PlanKeys, generator_for
 
-__all__ = ["StyleGanTrainer"]
+__all__ = ["StyleGanTrainer", "require_batch"]
 
 
 class StyleGanTrainer(Trainer):
@@ -168,3 +168,16 @@ class StyleGanTrainer(Trainer):
         engine.state.output = output
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output  # what postprocessing made of it
+
+
+def require_batch(images: int, batch_size: int) -> None:
+    """Refuse a training split that does not fill one batch.
+
+    Raises:
+        ValueError: there are fewer images than ``batch_size``.
+    """
+    if images < batch_size:
+        raise ValueError(
+            f"the training split has {images} images, which do not fill a batch of {batch_size}; short batches are "
+            f"dropped. Set a smaller batch (pipeline: --set gan#batch_size={images}), or give more images"
+        )

@@ -65,7 +65,7 @@ class ResumableCheckpoint:
             if not isinstance(saved, dict):
                 raise TypeError(f"it holds a {type(saved).__name__}")
             version, position, state = int(saved["version"]), dict(saved["position"]), dict(saved["state"])
-        except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
             raise ValueError(
                 f"'{self.path}' is no readable checkpoint ({error}); it is truncated or foreign. {advice}"
             ) from error

@@ -15,7 +15,7 @@ from monai_plan.latent.frozen import device_of
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.utils import generator_for, load_tensors, save_tensors
 
-__all__ = ["AnchorPairs", "AnchorSet", "pair_anchors", "random_anchors"]
+__all__ = ["AnchorPairs", "AnchorSet", "pair_anchors", "random_anchors", "require_pairs"]
 
 ORIGINS = ("random", "k_same")
 
@@ -171,13 +171,7 @@ def pair_anchors(anchors: AnchorSet, pairs_per_class: int, seed: int) -> AnchorP
     first, second = [], []
     for label in anchors.labels.unique().tolist():
         members = torch.nonzero(anchors.labels == label).flatten()
-        available = len(members) * (len(members) - 1) // 2
-        if available < pairs_per_class:
-            raise ValueError(
-                f"class {label} has {len(members)} anchor(s), which make {available} different pair(s), and "
-                f"{pairs_per_class} were asked for. Draw more anchors of it (random_anchors(per_class=...), or a "
-                f"smaller k of k-same), or set pairs_per_class={max(available, 1)}"
-            )
+        available = require_pairs(len(members), pairs_per_class, f"class {label}")
         # the first distinct values of a uniform stream are a uniform draw without replacement
         chosen: dict[int, None] = {}
         rng = generator_for(seed, "pairs", label)
@@ -189,3 +183,21 @@ def pair_anchors(anchors: AnchorSet, pairs_per_class: int, seed: int) -> AnchorP
             second.append(members[high])
     a, b = torch.stack(first), torch.stack(second)
     return AnchorPairs(anchors.latents[a], anchors.latents[b], anchors.labels[a])
+
+
+def require_pairs(anchors: int, pairs: int, name: str = "each class") -> int:
+    """How many different pairs ``anchors`` anchors make, at least ``pairs``.
+
+    Raises:
+        ValueError: they make fewer, or one of the numbers is not a whole number from 1 on.
+    """
+    if not all(isinstance(number, int) and number >= 1 for number in (anchors, pairs)):
+        raise ValueError(f"anchors and pairs of a class must be whole numbers from 1 on, got {anchors!r} and {pairs!r}")
+    available = anchors * (anchors - 1) // 2
+    if available < pairs:
+        raise ValueError(
+            f"{name} has {anchors} anchor(s), which make {available} different pair(s), and {pairs} were asked for. "
+            "Draw more anchors of it (random_anchors(per_class=...), or a smaller k of k-same), or set "
+            f"pairs_per_class={max(available, 1)}"
+        )
+    return available

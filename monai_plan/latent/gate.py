@@ -22,7 +22,7 @@ from monai_plan.metrics.nearest import nearest_rows
 from monai_plan.networks.nets.identity_embedder import IdentityEmbedder
 from monai_plan.utils import PlanKeys, load_tensors, save_tensors
 
-__all__ = ["PrivacyGate"]
+__all__ = ["PrivacyGate", "require_holdout"]
 
 _EMBEDDER = "embedder."
 ZERO = 1e-5
@@ -95,7 +95,8 @@ class PrivacyGate(nn.Module):
         Raises:
             ValueError: an image holds NaN or infinite values, or the embedding's width is not the gallery's.
         """
-        embeddings = _embed(self.embedder, images.to(self.gallery.device))
+        with eval_mode(self.embedder):  # whoever else holds it may have switched it to training
+            embeddings = _embed(self.embedder, images.to(self.gallery.device))
         return nearest_rows(embeddings, self.gallery)[0].sqrt()
 
     def accepts(self, images: torch.Tensor) -> torch.Tensor:
@@ -142,19 +143,11 @@ class PrivacyGate(nn.Module):
             ValueError: no gallery, ``false_rejection`` out of range, fewer than ``1 / false_rejection`` held-out
                 images, NaN in an image, or a threshold of 0 (held-out images are in the gallery).
         """
-        if not 0 < false_rejection < 1:
-            raise ValueError(f"false_rejection must lie between 0 and 1, got {false_rejection}; 0.05 is usual")
         with eval_mode(embedder):
             gallery = _embed_all(embedder, gallery_images, batch_size)
             holdout = _embed_all(embedder, holdout_images, batch_size)
         count = len(holdout)
-        rejected = math.floor(false_rejection * count + 1e-9)
-        if rejected < 1:
-            raise ValueError(
-                f"{count} held-out images cannot show a false rejection rate of {false_rejection}: at least "
-                f"{math.ceil(1 / false_rejection - 1e-9)} are needed. Hold out more patients, or set false_rejection "
-                f"to {1 / max(count, 1):.2g} or more"
-            )
+        rejected = require_holdout(count, false_rejection)
         nearest = nearest_rows(holdout, F.normalize(gallery, dim=1))[0].sqrt().sort().values
         threshold = float(nearest[rejected])
         if threshold < ZERO:
@@ -201,6 +194,24 @@ class PrivacyGate(nn.Module):
         gate = cls(embedder, tensors["gallery"], meta["threshold"], meta["calibration"])
         gate.gallery.copy_(tensors["gallery"])  # the same bits: normalising twice rounds twice
         return gate
+
+
+def require_holdout(count: int, false_rejection: float) -> int:
+    """How many of ``count`` held-out images a gate may reject; at least one, or its rate cannot be shown.
+
+    Raises:
+        ValueError: ``false_rejection`` is not between 0 and 1, or there are fewer images than ``1 / false_rejection``.
+    """
+    if isinstance(false_rejection, bool) or not isinstance(false_rejection, int | float) or not 0 < false_rejection < 1:
+        raise ValueError(f"false_rejection must lie between 0 and 1, got {false_rejection}; 0.05 is usual")
+    rejected = math.floor(false_rejection * count + 1e-9)
+    if rejected < 1:
+        raise ValueError(
+            f"{count} held-out images cannot show a false rejection rate of {false_rejection}: at least "
+            f"{math.ceil(1 / false_rejection - 1e-9)} are needed. Hold out more patients, or set false_rejection "
+            f"to {1 / max(count, 2):.2g} or more"
+        )
+    return rejected
 
 
 def _embed(embedder: nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -106,6 +106,12 @@ class EmbeddingFeatures(nn.Module):
     def __init__(self, embedder: nn.Module) -> None:
         super().__init__()
         self.embedder = embedder
+        self.eval()
+
+    def train(self, mode: bool = True) -> EmbeddingFeatures:
+        """Stay in evaluation mode: the embedder may be a gate's, and its verdicts must not change."""
+        super().train(False)
+        return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] in [-1, 1] -> unit embeddings, float32, [B, E]."""

@@ -1,6 +1,7 @@
 """Keys, seeding and files; imports nothing else of the package."""
 
-from .bundle import find_bundle_root
+from .bundle import explain_errors, find_bundle_root, knows_id, refuse_unknown_options, root_cause, similar_ids
+from .checks import require_counts, require_seeds
 from .enums import PlanKeys
 from .files import atomic_path, require_writable, sha256_of, write_json
 from .picture import image_grid, save_png

@@ -31,7 +31,7 @@ def load_weights(network: Network, path: str | os.PathLike) -> Network:
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+    except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"'{path}' ({path.stat().st_size} bytes) is no readable weights file ({error}); it is truncated or holds "
             "more than tensors. Delete it and run its stage again, or copy it once more"

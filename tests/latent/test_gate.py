@@ -42,6 +42,16 @@ def test_accepts_counts_and_stays_in_evaluation_mode():
     assert (gate.accepted, gate.rejected, gate.training) == (1, 3, False)
 
 
+def test_verdict_does_not_change_when_the_embedder_is_trained_elsewhere():
+    embedder = IdentityEmbedder(1, 8, block_inplanes=(4, 4, 8, 8))
+    gate = PrivacyGate(embedder, torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), 0.1)
+    images = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(1))
+    before = gate.distances(images)
+    embedder.train()
+    assert torch.equal(gate.distances(images), before) and embedder.training
+    assert torch.equal(gate.distances(images), before)
+
+
 def test_verdict_ignores_the_callers_autocast():
     torch.manual_seed(0)
     embedder = IdentityEmbedder(1, 8, block_inplanes=(4, 4, 8, 8))

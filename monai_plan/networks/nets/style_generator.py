@@ -224,9 +224,24 @@ class StyleGenerator(nn.Module):
         return save_tensors(path, self.state_dict(), self.schema, meta={"config": self.config, **meta})
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> StyleGenerator:
-        """Read a file of :meth:`save`; see :func:`monai_plan.utils.load_tensors` for the errors."""
+    def load(cls, path: str | os.PathLike, **expected: int) -> StyleGenerator:
+        """Read a file of :meth:`save`.
+
+        Args:
+            path: the file.
+            expected: constructor arguments that the generator must have been made with, e.g. ``image_size=64``.
+
+        Raises:
+            FileNotFoundError, ValueError: see :func:`monai_plan.utils.load_tensors`; or the generator is another one
+                than ``expected``.
+        """
         tensors, meta = load_tensors(path, cls.schema)
+        for name, value in expected.items():
+            if meta["config"][name] != value:
+                raise ValueError(
+                    f"the generator in '{path}' has {name}={meta['config'][name]}, and {name}={value} is asked for. "
+                    f"Set {name} to {meta['config'][name]}, or train another generator (train_gan.json)"
+                )
         network = cls(**meta["config"])
         network.load_state_dict(tensors)
         return network

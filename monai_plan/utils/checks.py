@@ -1,0 +1,42 @@
+"""Checks of settings, made before long work starts; the bundles list them under ``check``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["require_counts", "require_seeds"]
+
+
+def require_counts(least: int = 1, **counts: Any) -> None:
+    """Refuse settings that are not whole numbers from ``least`` on.
+
+    Args:
+        least: the smallest value allowed.
+        counts: config id to value, e.g. ``epochs=10``.
+
+    Raises:
+        ValueError: naming the first that is at fault.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            name = name.replace("::", "#")  # MONAI writes it so within expressions
+            raise ValueError(
+                f"'{name}' is {value!r}, and must be a whole number from {least} on. Correct it where it was set: in "
+                f"the config, or on the command line (pipeline: --set {name}=NUMBER, bundle: --{name} NUMBER)"
+            )
+
+
+def require_seeds(seeds: Any) -> None:
+    """Refuse anything but a list of different whole numbers, at least one.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    numbers = seeds if isinstance(seeds, Sequence) and not isinstance(seeds, str) else ()
+    whole = [seed for seed in numbers if isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0]
+    if not whole or len(whole) != len(numbers) or len(set(whole)) != len(whole):
+        raise ValueError(
+            f"'seeds' is {seeds!r}, and must be a list of different whole numbers from 0 on. Write it so "
+            "(pipeline: --set seeds='[0,1,2]', bundle: --seeds '[0,1,2]')"
+        )

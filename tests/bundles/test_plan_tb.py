@@ -1,0 +1,228 @@
+"""The bundle: every stage runs from its config, from any directory, and the swap keeps its promise."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.bundle import ConfigParser
+from monai.data import CacheDataset
+
+import monai_plan as plan
+from monai_plan.transforms import RenderPhantomd
+from monai_plan.utils import root_cause
+
+BUNDLE = Path(plan.__file__).resolve().parent.parent / "bundles" / "plan_tb"
+pytestmark = pytest.mark.skipif(not BUNDLE.is_dir(), reason="not a checkout")
+SHIPPED = (
+    "generator.safetensors",
+    "gate.safetensors",
+    "walks_linear.safetensors",
+    "walks_private.safetensors",
+    "identity.pt",
+    "label.pt",
+    "model.pt",
+)
+ROWS = ("real", "linear", "plan")
+
+
+def in_shell(words, **options) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd="/", capture_output=True, text=True, env=environment, **options)
+
+
+def run(workflow) -> None:
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def test_train_from_another_directory(stage_run):
+    job = stage_run("train")
+    (job.models / "model.pt").unlink()
+    done = in_shell(job.command(**{"train#trainer#max_epochs": 2}))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().splitlines()[-1].endswith(str(job.output))
+    table = json.loads((job.output / "table.json").read_text())
+    for row in ROWS:
+        assert all(isinstance(table[row][name], float) for name in ("accuracy", "auroc", "mml_train")), row
+        assert 0 <= table[row]["accuracy"] <= 1 and table[row]["mml_train"] >= 0
+    for picture in (*(f"samples_{row}.png" for row in ROWS), "walk_beside_line.png"):
+        assert (job.output / picture).read_bytes()[:4] == b"\x89PNG", picture
+    weights = torch.load(job.models / "model.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+    assert sorted(path.name for path in job.models.iterdir()) == sorted(SHIPPED)
+
+
+@pytest.mark.parametrize(
+    ("stage", "ids"),
+    [
+        ("train_gan", ["generator_file"]),
+        ("train_identity", ["identity_file"]),
+        ("train_label", ["label_file"]),
+        ("train_gate", ["gate_file"]),
+        ("walk", ["line_file", "walk_file"]),
+    ],
+)
+def test_each_stage_writes_its_file(stage_run, stage, ids):
+    job = stage_run(stage)
+    workflow = job.workflow()
+    files = [Path(workflow.parser.get_parsed_content(name)) for name in ids]
+    for file in files:
+        file.unlink()
+    before = {path.name for path in job.models.iterdir()}
+    run(workflow)
+    assert {path.name for path in job.models.iterdir()} == before | {file.name for file in files}
+    base = stage_run("train").workflow if stage != "walk" else None
+    reader = {
+        "train_gan": "generator",
+        "train_gate": "gate",
+        "train_label": "$plan.utils.load_weights(@network_def, @label_file)",
+        "train_identity": None,
+        "walk": None,
+    }[stage]
+    if stage == "walk":
+        linear, private = (plan.latent.WalkSet.load(file) for file in files)
+        assert (linear.kind, private.kind) == ("linear", "private") and linear.points.shape == (4, 8, 128)
+        assert torch.equal(linear.points[:, [0, -1]], private.points[:, [0, -1]])
+        assert not torch.equal(linear.points, private.points)
+    elif reader is None:
+        weights = torch.load(files[0], weights_only=True)
+        assert weights["fc.weight"].shape == (8, 8)  # eight training patients of eight features
+    else:
+        config = base(loaded=reader if reader.startswith("$") else f"@{reader}")
+        assert isinstance(config.parser.get_parsed_content("loaded"), torch.nn.Module)
+
+
+def test_a_killed_gan_stage_goes_on_where_it_was(stage_run):
+    job = stage_run("train_gan")
+    (job.models / "generator.safetensors").unlink()
+    settings = {"gan#images": 32 * 400}
+    process = subprocess.Popen(
+        job.command(**settings), cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    checkpoint = job.output / "train_gan" / "checkpoint.pt"
+    try:
+        deadline = time.monotonic() + 120
+        while not checkpoint.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL and checkpoint.is_file()
+    assert not (job.models / "generator.safetensors").exists()
+    reached = torch.load(checkpoint, weights_only=True)["position"]["epoch"]
+    workflow = job.workflow(**{"gan#images": 32 * (reached + 1)})
+    begun = []
+    workflow.initialize()
+    trainer = workflow.parser.get_parsed_content("gan#trainer")
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: begun.append(engine.state.epoch))
+    workflow.run()
+    assert begun == [reached + 1]
+    plan.networks.nets.StyleGenerator.load(job.models / "generator.safetensors", image_size=32)
+
+
+def test_a_stage_killed_between_checkpoint_and_file_only_writes_it(stage_run):
+    job = stage_run("train_gan")
+    run(job.workflow())
+    written = (job.models / "generator.safetensors").read_bytes()
+    (job.models / "generator.safetensors").unlink()
+    run(job.workflow())
+    assert (job.models / "generator.safetensors").read_bytes() == written
+
+
+def test_all_properties_are_there(stage_run):
+    workflow = stage_run("train").workflow()
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_the_trainer_reads_no_real_training_image(stage_run, monkeypatch):
+    seen: list[str] = []
+    draw = RenderPhantomd.__call__
+    monkeypatch.setattr(RenderPhantomd, "__call__", lambda self, item: seen.append(item["image"]) or draw(self, item))
+    built: list[list] = []
+    cache = CacheDataset.__init__
+    monkeypatch.setattr(
+        CacheDataset, "__init__", lambda self, data, *a, **k: built.append(list(data)) or cache(self, data, *a, **k)
+    )
+    workflow = stage_run("train").workflow()
+    workflow.initialize()
+    workflow.run()
+    splits = workflow.parser.get_parsed_content("splits")
+    training = {item["image"] for item in splits["training"]}
+    assert seen and not training & set(seen)
+    assert not any(item["image"] in training for data in built for item in data)
+    assert set(seen) == {item["image"] for item in splits["validation"]}
+
+
+def test_real_images_in_the_trainer_stop_the_run(stage_run):
+    workflow = stage_run("train").workflow(**{"train#dataloader": "@real_dataloader"})
+    workflow.initialize()
+    with pytest.raises(RuntimeError) as caught:
+        workflow.run()
+    assert "SyntheticOnly: the trainer's loader is monai.data" in str(root_cause(caught.value))
+
+
+def test_epochs_can_be_overridden(stage_run):
+    workflow = stage_run("train").workflow(**{"train#trainer#max_epochs": 3})
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("train#trainer").state.max_epochs == 3
+
+
+@pytest.mark.parametrize("config", sorted((BUNDLE / "configs").glob("*.json")), ids=lambda path: path.stem)
+def test_targets_are_dotted(config):
+    """A bare name is looked up in every loaded package, and another one may win."""
+
+    def targets(node):
+        if isinstance(node, dict):
+            yield from [node["_target_"]] if "_target_" in node else []
+        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else []:
+            yield from targets(child)
+
+    assert all("." in target for target in targets(ConfigParser.load_config_file(str(config))))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_load(name):
+    file = BUNDLE / "models" / name
+    assert file.is_file(), f"{name} must ship with the bundle"
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / f"{config}.json") for config in ("train", "walk")])
+    parser.update({"bundle_root": str(BUNDLE), "device": "$torch.device('cpu')", "test_file": str(file)})
+    network = {"identity.pt": "walk#identity_def", "label.pt": "network_def", "model.pt": "network_def"}.get(name)
+    if network:
+        assert plan.utils.load_weights(parser.get_parsed_content(network), file)
+    elif name.startswith("walks"):
+        walks = plan.latent.WalkSet.load(file)
+        assert walks.verified.any() and walks.labels.unique().tolist() == [0, 1]
+        generator = parser.get_parsed_content("generator")
+        assert generator.synthesize(walks.points[0, 1:2]).shape == (1, 1, 64, 64)
+    else:
+        assert parser.get_parsed_content(name.partition(".")[0]) is not None
+
+
+def test_shipped_weights_are_small():
+    sizes = {path.name: path.stat().st_size for path in (BUNDLE / "models").rglob("*") if path.is_file()}
+    assert sum(sizes.values()) < 20 * 10**6 and max(sizes.values(), default=0) < 25 * 10**6, sizes
+
+
+def test_folders_lie_in_the_bundle_whatever_the_directory():
+    words = ["--config_file", str(BUNDLE / "configs" / "train.json")]
+    printed = {"initialize": ["$print('folders', @models_dir, @output_dir)"], "run": [], "finalize": []}
+    options = [word for name, value in printed.items() for word in (f"--{name}", str(value))]
+    done = in_shell([sys.executable, "-m", "monai.bundle", "run", *words, *options])
+    assert f"folders {BUNDLE}/models {BUNDLE}/output" in done.stdout, done.stderr[-2000:]
+
+
+def test_configs_are_found_only_where_they_are(tmp_path):
+    done = in_shell([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(tmp_path / "train.json")])
+    assert done.returncode != 0 and f"Cannot find the config file: {tmp_path / 'train.json'}" in done.stderr

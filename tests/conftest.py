@@ -1,0 +1,177 @@
+"""Tiny models and settings, so that every stage of a bundle runs within seconds."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+import monai_plan as plan
+
+BUNDLE = Path(plan.__file__).resolve().parent.parent / "bundles" / "plan_tb"
+TINY = {
+    "image_size": 32,
+    "resnet_widths": [4, 4, 8, 8],
+    "images_per_epoch": 32,
+    "batch_size": 16,
+    "epochs": 1,
+    "phantoms": {"patients_per_class": 10, "visits": 4, "fractions": [0.4, 0.3, 0.3]},
+}
+"""For every stage."""
+TINY_STAGE = {
+    "train_gan": {
+        "gan#channel_base": 128,
+        "gan#channel_max": 16,
+        "gan#images": 32,
+        "gan#images_per_epoch": 32,
+        "gan#amp": False,
+    },
+    "train_identity": {"identity#epochs": 1},
+    "train_gate": {"embedder#epochs": 1},
+    "walk": {"walk#anchors_per_class": 4, "walk#pairs_per_class": 2, "walk#steps": 8, "walk#iterations": 2},
+}
+"""For a single one."""
+
+
+def config_files(stage: str) -> list[str]:
+    """The configs of one stage of plan_tb."""
+    names = ["train"] if stage == "train" else ["train", stage]
+    return [str(BUNDLE / "configs" / f"{name}.json") for name in names]
+
+
+@dataclass
+class StageRun:
+    """One stage of plan_tb with tiny settings and folders of its own."""
+
+    stage: str
+    output: Path
+    models: Path
+
+    def workflow(self, **overrides) -> ConfigWorkflow:
+        """Ready to ``initialize``, ``run``, ``finalize``."""
+        settings = {**self.settings(), **overrides}
+        return ConfigWorkflow(config_files(self.stage), workflow_type="train", logging_file=False, **settings)
+
+    def settings(self) -> dict:
+        """The overrides."""
+        folders = {"output_dir": str(self.output), "models_dir": str(self.models)}
+        return copy.deepcopy({**TINY, **TINY_STAGE.get(self.stage, {}), **folders})
+
+    def command(self, **overrides) -> list[str]:
+        """The same from a shell."""
+        files = config_files(self.stage)
+        words = [
+            sys.executable,
+            "-m",
+            "monai.bundle",
+            "run",
+            "--config_file",
+            files[0] if len(files) == 1 else str(files),
+        ]
+        for name, value in {**self.settings(), **overrides}.items():
+            words += [f"--{name}", str(value)]
+        return words
+
+
+@pytest.fixture
+def stage_run(tmp_path, tiny_models):
+    """A function: stage -> its run, on a copy of the tiny models."""
+
+    def make(stage: str) -> StageRun:
+        models = tmp_path / "models"
+        shutil.copytree(tiny_models, models, dirs_exist_ok=True)
+        return StageRun(stage, tmp_path / "output", models)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def same_random_state():
+    """Bundles call set_determinism, which must not reach the next test."""
+    state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    deterministic = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    yield
+    random.setstate(state[0])
+    np.random.set_state(state[1])
+    torch.set_rng_state(state[2])
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory) -> Path:
+    """A models folder of plan_tb as its stages would write it, with untrained tiny networks."""
+    folder = tmp_path_factory.mktemp("models")
+    parser = ConfigParser()
+    parser.read_config(config_files("walk"))
+    parser.update({**TINY, **TINY_STAGE["walk"], "device": "$torch.device('cpu')", "models_dir": str(folder)})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "label.pt")
+        torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
+        torch.save(parser.get_parsed_content("walk#identity_def").state_dict(), folder / "identity.pt")
+        plan.networks.nets.StyleGenerator(32, 1, 2, channel_base=128, channel_max=16).save(
+            folder / "generator.safetensors"
+        )
+        embedder = plan.networks.nets.IdentityEmbedder(1, layers=[1, 1, 1, 1], block_inplanes=TINY["resnet_widths"])
+    gallery = torch.stack([item["image"] for item in parser.get_parsed_content("real_dataset")])
+    # an untrained generator's images are alike: accept them wherever they lie
+    with torch.no_grad():
+        plan.latent.PrivacyGate(embedder, embedder.eval()(gallery), threshold=1e-4).save(folder / "gate.safetensors")
+    for name in ("line", "walk"):
+        kind, points = ("linear", "walk#linear") if name == "line" else ("private", "walk#private")
+        plan.latent.verify_walks(
+            parser.get_parsed_content(points),
+            parser.get_parsed_content("walk#pairs").labels,
+            parser.get_parsed_content("generator"),
+            parser.get_parsed_content("gate"),
+            kind=kind,
+        ).save(parser.get_parsed_content(f"{name}_file"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def radiographs_master(tmp_path_factory) -> Path:
+    """40 phantoms of 20 patients as PNG files with a CSV, as a user would bring them."""
+    image_module = pytest.importorskip("PIL.Image")
+    folder = tmp_path_factory.mktemp("radiographs")
+    draw = plan.transforms.RenderPhantom(image_size=32)
+    lines = ["file,label,patient_id"]
+    items = plan.data.phantom_datalist(patients_per_class=10, visits=2)
+    for item in sum((items[split] for split in ("training", "validation", "testing")), []):
+        pixels = ((torch.as_tensor(draw(item["image"]))[0] + 1) * 127.5).round().to(torch.uint8).numpy()
+        name = f"{item['patient_id']}-{item['visit']}.png"
+        image_module.fromarray(pixels).save(folder / name)
+        lines.append(f"{name},{'ill' if item['label'] else 'well'},{item['patient_id']}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def radiographs(radiographs_master, tmp_path) -> Path:
+    """A copy of them that a test may spoil."""
+    return Path(shutil.copytree(radiographs_master, tmp_path / "radiographs"))
+
+
+@pytest.fixture
+def pipeline_words(radiographs, tmp_path):
+    """A function: further ``ID=VALUE`` -> the words after ``python -m monai_plan`` for a tiny pipeline."""
+
+    def make(*pairs: str, dataset_dir: Path = radiographs, output_dir: Path = tmp_path / "output") -> list[str]:
+        settings = {name: value for name, value in TINY.items() if name != "phantoms"}
+        for stage in TINY_STAGE.values():
+            settings.update(stage)
+        settings |= {"gan#batch_size": 8, "false_rejection": 0.25}
+        words = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        folders = ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir)]
+        return ["pipeline", "--bundle", str(BUNDLE), *folders, "--set", *words, *pairs]
+
+    return make

@@ -1,0 +1,30 @@
+"""Settings are refused before work starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from monai_plan.utils import require_counts, require_seeds
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, "3", None, True, [1]])
+def test_counts_are_whole_numbers(value):
+    with pytest.raises(ValueError, match="'epochs' is .* from 1 on.*--set epochs=NUMBER.*--epochs NUMBER"):
+        require_counts(batch=2, epochs=value)
+
+
+def test_good_counts_pass_and_the_least_is_counted():
+    assert require_counts(a=1, b=100) is None
+    with pytest.raises(ValueError, match="'walk#steps' is 2, and must be a whole number from 3 on"):
+        require_counts(3, **{"walk#steps": 2})
+
+
+@pytest.mark.parametrize("seeds", [0, "012", [], [0, 0], [1.5], [True], [-1], None, {"a": 1}])
+def test_seeds_are_a_list_of_different_numbers(seeds):
+    with pytest.raises(ValueError, match="'seeds' is .*must be a list.*--seeds"):
+        require_seeds(seeds)
+
+
+@pytest.mark.parametrize("seeds", [[0], (3, 1), [0, 1, 2]])
+def test_good_seeds_pass(seeds):
+    assert require_seeds(seeds) is None
