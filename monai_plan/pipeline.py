@@ -136,6 +136,12 @@ class Pipeline:
         datalist = Path(self.datalist).expanduser() if self.datalist else None
         if datalist is None and folder is not None and (folder / "datalist.json").is_file():
             datalist = folder / "datalist.json"
+        given = [f"--{name}" for name, value in self.columns.items() if value]
+        if datalist is not None and given:
+            raise ValueError(
+                f"the split '{datalist}' is used as it is, and {', '.join(given)} would have no effect. Remove or "
+                "rename it to have a new one made, or leave the option out"
+            )
         if datalist is None and folder is not None:
             datalist = self._made_datalist(folder, output)
         assert datalist is not None

@@ -14,7 +14,7 @@ def identity_items(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The items with ``label`` replaced by the number of their patient: 0 .. patients - 1, in order of appearance.
 
     Args:
-        items: training items with ``label`` and ``group_id`` (or ``patient_id``).
+        items: training items with ``label`` and ``patient_id`` (or, where none is known, ``group_id``).
 
     Raises:
         ValueError: there are fewer than two patients, or an item names none.
@@ -22,7 +22,7 @@ def identity_items(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     patients: dict[str, int] = {}
     relabelled = []
     for item in items:
-        patient = item.get(PlanKeys.GROUP) or item.get(PlanKeys.PATIENT)
+        patient = item.get(PlanKeys.PATIENT) or item.get(PlanKeys.GROUP)
         if not patient:
             raise ValueError(
                 f"the item {dict(item)} has neither group_id nor patient_id; the identity network needs to know whose "

@@ -116,7 +116,7 @@ class PrivacyWalkSampler(DataLoader):
         _check_options(generator, gate, batch_size, label_shape, channels, value_range, noise, max_attempts, amp)
         _drop_worker_options(worker_options)
         if gate is None:
-            dataset.require_verified()
+            dataset.require_verified(generator)
         if sampler is None:  # one replica; MONAI's trainers advance the epoch of a DistributedSampler
             sampler = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=shuffle, seed=dataset.seed)
             shuffle = False
@@ -243,13 +243,13 @@ class PrivacyWalkSampler(DataLoader):
                 rngs = [generator_for(self.dataset.seed, "noise", *key, device=self.device) for key in keys]
                 pairs = zip(latents.split(1), rngs, strict=True)
                 images = torch.cat([self.image_generator.synthesize(w, noise="random", rng=rng) for w, rng in pairs])
-        images = images.float().clamp(-1, 1)
+        images = images.float()
         if not torch.isfinite(images).all():
             raise RuntimeError(
                 "the generator made an image with NaN or infinite values. Its weights may be damaged or of another "
                 "model than the walks; with amp, try without"
             )
-        return images
+        return images.clamp(-1, 1)
 
     def _judge(self, images: torch.Tensor) -> list[bool]:
         if self.gate is None:

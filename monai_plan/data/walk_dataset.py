@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from monai_plan.latent.walk_set import WalkSet
-from monai_plan.utils import PlanKeys, generator_for
+from monai_plan.utils import PlanKeys, generator_for, weights_digest
 
 __all__ = ["PrivacyWalkDataset"]
 
@@ -79,12 +80,21 @@ class PrivacyWalkDataset(Dataset):
         path, _ = self.place(index, epoch=0, turn=0, attempt=0)
         return {"index": index, PlanKeys.LABEL.value: int(self.walks.labels[path]), PlanKeys.PATH_ID.value: path}
 
-    def require_verified(self) -> None:
+    def require_verified(self, generator: nn.Module) -> None:
         """Make sure that images can be emitted without a gate.
 
+        Args:
+            generator: what will render the points; a verdict holds for the weights that were looked at, and no others.
+
         Raises:
-            ValueError: a class has no verified point.
+            ValueError: the points were verified with other weights, or a class has no verified point.
         """
+        if self.walks.meta.get("generator") != weights_digest(generator):
+            raise ValueError(
+                "without a gate only verified points may be emitted, and these walks were verified with another "
+                "generator (or by an old version, which kept no digest of it). Verify them again where the gallery is "
+                "(monai_plan.latent.verification.verify_walks), or give a gate"
+            )
         bare = [label for label, paths in self._paths_of.items() if not self.walks.verified[paths].any()]
         if bare:
             raise ValueError(

@@ -1,5 +1,5 @@
 """Training engines."""
 
-from .classification import BestEpoch, predict, train_classifier
+from .classification import BestEpoch, initial_network, predict, train_classifier
 from .prepare_batch import AugmentedPrepareBatch, TwoViewPrepareBatch
 from .style_gan_trainer import StyleGanTrainer, require_batch

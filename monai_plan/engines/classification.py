@@ -23,9 +23,9 @@ from monai.networks.utils import eval_mode
 from torch import nn
 from torch.utils.data import DataLoader
 
-from monai_plan.utils import PlanKeys
+from monai_plan.utils import PlanKeys, generator_for
 
-__all__ = ["BestEpoch", "predict", "train_classifier"]
+__all__ = ["BestEpoch", "initial_network", "predict", "train_classifier"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,18 @@ class BestEpoch:
 
     auroc: float
     epoch: int
+
+
+def initial_network(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A newly made network whose initial weights depend on ``seed`` alone; the global random state is left as it was.
+
+    Args:
+        factory: makes an untrained network.
+        seed: of its initial weights.
+    """
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(generator_for(seed, "initial weights").initial_seed())
+        return factory()
 
 
 class _AutocastInferer(SimpleInferer):

@@ -31,15 +31,19 @@ class ResumableCheckpoint:
     Args:
         path: the checkpoint, e.g. ``run/checkpoint.pt``.
         objects: name to anything with ``state_dict`` and ``load_state_dict``.
+        fingerprint: what the run is made from; a checkpoint of another one is refused. ``""`` for no check.
         every: epochs between saves.
 
     Raises:
-        ValueError: at the start, if the file is truncated or foreign, of a later version, or holds other objects or
-            objects of other shapes.
+        ValueError: at the start, if the file is truncated or foreign, of a later version, or of another
+            fingerprint, or holds other objects or objects of other shapes.
     """
 
-    def __init__(self, path: str | os.PathLike, objects: Mapping[str, Any], every: int = 1) -> None:
+    def __init__(
+        self, path: str | os.PathLike, objects: Mapping[str, Any], fingerprint: str = "", every: int = 1
+    ) -> None:
         self.path = Path(path)
+        self.fingerprint = fingerprint
         self.objects = dict(objects)
         self.every = every
 
@@ -53,7 +57,7 @@ class ResumableCheckpoint:
         state = {name: item.state_dict() for name, item in self.objects.items()}
         position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         with atomic_path(self.path) as partial:
-            torch.save({"version": 1, "position": position, "state": state}, partial)
+            torch.save({"version": 1, "fingerprint": self.fingerprint, "position": position, "state": state}, partial)
 
     def resume(self, engine: Engine) -> None:
         """Load the checkpoint if there is one and move the engine to its position."""
@@ -73,6 +77,8 @@ class ResumableCheckpoint:
             raise ValueError(
                 f"'{self.path}' has version {version} and this monai_plan reads 1. Update monai_plan, or: {advice}"
             )
+        if saved.get("fingerprint", "") != self.fingerprint:
+            raise ValueError(f"'{self.path}' belongs to a run on other data or with other settings. {advice}")
         if state.keys() != self.objects.keys():
             raise ValueError(f"'{self.path}' holds {sorted(state)} and this run has {sorted(self.objects)}. {advice}")
         for name, item in self.objects.items():

@@ -14,6 +14,7 @@ from monai_plan.latent.frozen import device_of
 from monai_plan.latent.gate import PrivacyGate
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
+from monai_plan.utils import weights_digest
 
 __all__ = ["verify_walks"]
 
@@ -47,7 +48,8 @@ def verify_walks(
 
     Returns:
         The walks on the CPU. ``meta["counts"]`` has ``inner``, ``gate_rejected``, ``class_rejected`` (accepted by the
-        gate, but of another class) and ``verified``; they add up.
+        gate, but of another class) and ``verified``; they add up. ``meta["generator"]`` is the digest of the weights
+        that were looked at: a verdict holds for no other generator.
 
     Raises:
         ValueError: a shape is wrong or a point is not finite; a label is out of the label network's range.
@@ -63,7 +65,10 @@ def verify_walks(
     with eval_mode(generator, *([] if label_network is None else [label_network])):
         for first in range(0, len(latents), batch_size):
             part = slice(first, first + batch_size)
-            images = generator.synthesize(latents[part].to(device), noise="const").float().clamp(-1, 1)
+            images = generator.synthesize(latents[part].to(device), noise="const").float()
+            if not torch.isfinite(images).all():
+                raise ValueError("the generator made an image with NaN or infinite values; its weights may be damaged")
+            images = images.clamp(-1, 1)
             accepted[part] = gate.accepts(images).cpu()
             if label_network is not None:
                 logits = label_network(images)
@@ -82,4 +87,10 @@ def verify_walks(
         "verified": int(passed.sum()),
     }
     logger.info("verified %(verified)d of %(inner)d points: gate -%(gate_rejected)d, class -%(class_rejected)d", counts)
-    return WalkSet(walks.points, walks.labels, verified, kind, {**dict(meta or {}), "counts": counts})
+    return WalkSet(
+        walks.points,
+        walks.labels,
+        verified,
+        kind,
+        {**dict(meta or {}), "counts": counts, "generator": weights_digest(generator)},
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from monai_plan.latent.anchors import check_labelled_points
+from monai_plan.latent.points import check_labelled_points
 from monai_plan.utils import load_tensors, save_tensors
 
 __all__ = ["WalkSet"]

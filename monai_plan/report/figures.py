@@ -11,8 +11,8 @@ import torch
 from monai.networks.utils import eval_mode
 from monai.utils import optional_import
 
-from monai_plan.latent import WalkSet
 from monai_plan.latent.frozen import device_of
+from monai_plan.latent.walk_set import WalkSet
 from monai_plan.metrics.nearest_lpips import nearest_distances
 from monai_plan.utils import PlanKeys, atomic_path, image_grid, save_png
 

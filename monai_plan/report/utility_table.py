@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from monai_plan._version import __version__
-from monai_plan.engines.classification import predict, train_classifier
+from monai_plan.engines.classification import initial_network, predict, train_classifier
 from monai_plan.metrics.nearest_lpips import nearest_distances
 from monai_plan.report.scores import accuracy_interval, auroc_with_interval
 from monai_plan.utils import PlanKeys, atomic_path, generator_for, require_writable, write_json
@@ -29,8 +29,10 @@ REAL = "real"
 NOTE = (
     "Accuracy, AUROC and recall are on the real test images, of classifiers whose epoch was chosen on real validation "
     "images. mml_train is the mean distance to the nearest real training image; in the row 'real' it is that of the "
-    "held-out real test images, the reference that synthetic images should not fall below. Intervals of 95 % reflect "
-    "the size of the test set, sd the spread over seeds; neither holds the chance in training the image generator."
+    "held-out real test images, the reference that synthetic images should not fall below; with the metric 'embedding' "
+    "it is measured with the gate's own network, which is no independent audit. Intervals of 95 % reflect the size of "
+    "the test set, as if its images were independent: they are too narrow where patients have several. The sd is the "
+    "spread over seeds on this one test set. Neither holds the chance in training the image generator."
 )
 
 
@@ -45,7 +47,7 @@ class UtilityTable:
         rows: row's name to training loader, e.g. ``real``, ``linear``, ``plan``; dicts with ``image`` and ``label``.
             Only the row named ``real`` is taken as real images. A loader with ``counts`` (``emitted``,
             ``rejected``), such as the privacy walk sampler, has its gate's counts in the table.
-        network_factory: makes an untrained classifier, images -> logits [B, K].
+        network_factory: makes an untrained classifier, images -> logits [B, K]; a new one at each call.
         validation_loader: real images that choose the epoch.
         test_loader: real images of other patients, in a fixed order, every class with two images or more.
         epochs: passes over each row's loader.
@@ -57,7 +59,8 @@ class UtilityTable:
         output_dir: where ``table.json`` and ``table.txt`` are written.
         prepare_batch: MONAI's, for training batches.
         seeds: one classifier each; the first also names the trained networks'.
-        trained: row's name to a network already trained for the first seed with the same settings; not trained again.
+        trained: row's name to a network already trained with the same settings from
+            :func:`~monai_plan.engines.initial_network` of the first seed; not trained again.
         mml_images: synthetic images of a row whose distance is measured; at most one epoch of them.
         amp: bfloat16 autocast.
         weight_decay: AdamW's.
@@ -102,9 +105,9 @@ class UtilityTable:
 
         Returns:
             The content of ``table.json``: for each row ``accuracy``, ``auroc``, ``recall`` (by class), each the mean
-            over the seeds, ``accuracy_sd`` and ``auroc_sd`` (``None`` for one seed), ``mml_train``, ``images`` (an
-            epoch), ``gate_emitted`` and ``gate_rejected`` (``None`` without a gate; all that left the loader so far),
-            ``per_seed``; and ``about``.
+            over the seeds, ``accuracy_sd`` and ``auroc_sd`` (``None`` for one seed), ``mml_train``, ``images`` (of the
+            row's data set), ``draws_per_epoch`` (with repetitions), ``gate_emitted`` and ``gate_rejected`` (``None``
+            without a gate; all that left the loader so far), ``per_seed``; and ``about``.
 
         Raises:
             OSError: ``output_dir`` cannot be written.
@@ -130,6 +133,7 @@ class UtilityTable:
             table[row] = {
                 **_summary(per_seed),
                 "images": len(loader.dataset),  # type: ignore[arg-type]
+                "draws_per_epoch": len(loader) * (loader.batch_size or 1),
                 "gate_emitted": counts.get("emitted"),
                 "gate_rejected": counts.get("rejected"),
                 "per_seed": per_seed,
@@ -151,11 +155,11 @@ class UtilityTable:
         return table
 
     def _run_seed(self, row: str, loader: DataLoader, seed: int) -> dict[str, Any]:
-        torch.manual_seed(generator_for(seed, "utility_table").initial_seed())
+        torch.manual_seed(generator_for(seed, "utility table").initial_seed())
         network = self.trained.get(row) if seed == self.seeds[0] else None
         best = None
         if network is None:
-            network = self.network_factory()
+            network = initial_network(self.network_factory, seed)
             best = train_classifier(
                 network,
                 loader,
@@ -185,9 +189,9 @@ class UtilityTable:
 
 
 def utility_table_text(table: Mapping[str, Any]) -> str:
-    """The table of :meth:`UtilityTable.run` as aligned text: mean ± sd, or for one seed the figure and its interval."""
+    """The table of :meth:`UtilityTable.run` as text: mean ± sd over the seeds, and the first seed's interval."""
     about = table[ABOUT]
-    rows = [["trained on", "images", "accuracy", "AUROC", "recall by class", "mml_train", "gate rejected/made"]]
+    rows = [["trained on", "images/draws", "accuracy", "AUROC", "recall by class", "mml_train", "gate rejected/made"]]
     for name, row in table.items():
         if name == ABOUT:
             continue
@@ -195,7 +199,7 @@ def utility_table_text(table: Mapping[str, Any]) -> str:
         rows.append(
             [
                 name,
-                str(row["images"]),
+                f"{row['images']}/{row['draws_per_epoch']}",
                 _with_spread(row, "accuracy"),
                 _with_spread(row, "auroc"),
                 " ".join(f"{share:.2f}" for share in row["recall"]),
@@ -214,10 +218,9 @@ def utility_table_text(table: Mapping[str, Any]) -> str:
 
 
 def _with_spread(row: Mapping[str, Any], name: str) -> str:
-    if len(row["per_seed"]) > 1:
-        return f"{row[name]:.3f} ± {row[name + '_sd']:.3f}"
+    spread = f" ± {row[name + '_sd']:.3f}" if len(row["per_seed"]) > 1 else ""
     interval = row["per_seed"][0][name + "_interval_95"]
-    return f"{row[name]:.3f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
+    return f"{row[name]:.3f}{spread}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
 
 
 def _summary(per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

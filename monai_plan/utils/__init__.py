@@ -1,11 +1,11 @@
 """Keys, seeding and files; imports nothing else of the package."""
 
 from .bundle import explain_errors, find_bundle_root, knows_id, refuse_unknown_options, root_cause, similar_ids
-from .checks import require_counts, require_seeds
+from .checks import fingerprint, require_counts, require_own_folder, require_seeds
 from .enums import PlanKeys
 from .files import atomic_path, require_writable, sha256_of, write_json
 from .picture import image_grid, save_png
 from .seeding import generator_for
 from .tensor_file import load_tensors, save_tensors
 from .torchvision_ops import import_torchvision
-from .weights import load_weights
+from .weights import load_weights, weights_digest

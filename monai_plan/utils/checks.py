@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["require_counts", "require_seeds"]
+__all__ = ["fingerprint", "require_counts", "require_own_folder", "require_seeds"]
 
 
 def require_counts(least: int = 1, **counts: Any) -> None:
@@ -40,3 +44,29 @@ def require_seeds(seeds: Any) -> None:
             f"'seeds' is {seeds!r}, and must be a list of different whole numbers from 0 on. Write it so "
             "(pipeline: --set seeds='[0,1,2]', bundle: --seeds '[0,1,2]')"
         )
+
+
+def require_own_folder(real: bool, bundle_root: str | os.PathLike, **folders: str | os.PathLike) -> None:
+    """Refuse to mix weights made from patients' images with those that ship in a bundle.
+
+    Args:
+        real: real images are used, not the embedded phantoms.
+        bundle_root: the bundle's folder.
+        folders: config id to a folder of weights, e.g. ``models_dir="…"``.
+
+    Raises:
+        ValueError: ``real``, and a folder lies within the bundle.
+    """
+    root = Path(bundle_root).resolve()
+    for name, folder in folders.items():
+        if real and Path(folder).resolve().is_relative_to(root / "models"):
+            raise ValueError(
+                f"'{name}' is '{folder}', where the weights made from phantoms ship. With real images they would be "
+                "read in place of your own, or overwritten by weights that know your patients. Give a folder of your own "
+                f"(bundle: --{name} DIR), or run `python -m monai_plan pipeline`, which does"
+            )
+
+
+def fingerprint(*values: Any) -> str:
+    """A SHA-256 over plain values, to recognise a run on other data or with other settings."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -9,9 +10,18 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["load_weights"]
+__all__ = ["load_weights", "weights_digest"]
 
 Network = TypeVar("Network", bound=torch.nn.Module)
+
+
+def weights_digest(network: torch.nn.Module) -> str:
+    """A SHA-256 over the names and values of a network's weights: equal weights, equal digest, on any device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_weights(network: Network, path: str | os.PathLike) -> Network:

@@ -226,3 +226,20 @@ def test_folders_lie_in_the_bundle_whatever_the_directory():
 def test_configs_are_found_only_where_they_are(tmp_path):
     done = in_shell([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(tmp_path / "train.json")])
     assert done.returncode != 0 and f"Cannot find the config file: {tmp_path / 'train.json'}" in done.stderr
+
+
+def test_every_row_starts_from_new_weights(stage_run):
+    """The reference must not start from the network that synthetic images have trained."""
+    parser = stage_run("train").workflow().parser
+
+    def weights(network):
+        return torch.cat([value.flatten() for value in network.parameters()])
+
+    factory, network = parser.get_parsed_content("network_factory"), parser.get_parsed_content("network")
+    fresh = weights(network).clone()
+    torch.nn.utils.vector_to_parameters(torch.zeros_like(fresh), network.parameters())
+    seed = parser.get_parsed_content("seeds")[0]
+    assert torch.equal(weights(plan.engines.initial_network(factory, seed)), fresh)
+    assert not torch.equal(weights(plan.engines.initial_network(factory, seed + 1)), fresh)
+    made, exported = factory(), parser.get_parsed_content("network_def")
+    assert [v.shape for v in made.parameters()] == [v.shape for v in exported.parameters()]

@@ -7,14 +7,16 @@ import pytest
 from monai_plan.data import identity_items
 
 
-def test_labels_number_the_groups_in_order_and_leave_the_input_alone():
+def test_labels_number_the_patients_in_order_and_leave_the_input_alone():
     items = [
-        {"image": "a", "label": 1, "group_id": "x", "patient_id": "p"},
-        {"image": "b", "label": 0, "group_id": "", "patient_id": "q"},
-        {"image": "c", "label": 1, "group_id": "x", "patient_id": "r"},
+        {"image": "a", "label": 1, "group_id": "site", "patient_id": "p"},
+        {"image": "b", "label": 0, "group_id": "site", "patient_id": "q"},
+        {"image": "c", "label": 1, "group_id": "site", "patient_id": "p"},
+        {"image": "d", "label": 1, "group_id": "eyes of one", "patient_id": ""},
+        {"image": "e", "label": 1, "group_id": "eyes of one", "patient_id": ""},
     ]
-    assert [item["label"] for item in identity_items(items)] == [0, 1, 0]
-    assert [item["label"] for item in items] == [1, 0, 1]
+    assert [item["label"] for item in identity_items(items)] == [0, 1, 0, 2, 2]
+    assert [item["label"] for item in items] == [1, 0, 1, 1, 1]
     assert identity_items(items)[0]["image"] == "a"
 
 

@@ -446,3 +446,18 @@ def test_two_processes_share_out_each_epoch(tmp_path):
 def test_real_loader_of_the_same_shape_is_not_synthetic():
     assert not is_synthetic(DataLoader(CacheDataset([{"image": 0}], progress=False)))
     assert not is_synthetic(torch.utils.data.DataLoader(PrivacyWalkDataset(spelling_walks(), 4)))
+
+
+def test_points_verified_with_other_weights_are_refused_without_a_gate():
+    other = SpellingGenerator()
+    other.scale.data.fill_(2.0)
+    with pytest.raises(ValueError, match="verified with another generator"):
+        make(gate=None, generator=other)
+    assert len(make(generator=other)) == 3  # with a gate every image is judged anew
+
+
+def test_infinite_images_are_refused_not_clamped():
+    broken = SpellingGenerator()
+    broken.scale.data.fill_(float("inf"))
+    with pytest.raises(RuntimeError, match="NaN or infinite"):
+        next(iter(make(generator=broken)))

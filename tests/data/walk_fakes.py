@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from monai_plan.latent.walk_set import WalkSet
+from monai_plan.utils import weights_digest
 
 STEPS = 6  # points a path: 0 and 5 are ends
 
@@ -60,4 +61,5 @@ def spelling_walks(verified: dict[int, tuple[int, ...]] | None = None, labels=(0
     mask = torch.zeros(count, STEPS, dtype=torch.bool)
     for path, shown in (verified or {}).items():
         mask[path, list(shown)] = True
-    return WalkSet(points, torch.tensor(labels, dtype=torch.int64), mask, "linear")
+    meta = {"generator": weights_digest(SpellingGenerator())}
+    return WalkSet(points, torch.tensor(labels, dtype=torch.int64), mask, "linear", meta)

@@ -145,3 +145,11 @@ def test_other_objects_are_refused(path):
     Run(path).run()
     with pytest.raises(ValueError, match="this run has.*'second'"):
         Run(path, second=torch.nn.Linear(1, 1)).run()
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    ResumableCheckpoint(path, {}, fingerprint="phantoms").save(Engine(lambda engine, batch: None))
+    ResumableCheckpoint(path, {}, fingerprint="phantoms").resume(Engine(lambda engine, batch: None))
+    with pytest.raises(ValueError, match="other data or with other settings.*Delete"):
+        ResumableCheckpoint(path, {}, fingerprint="hospital").resume(Engine(lambda engine, batch: None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_plan.utils import require_counts, require_seeds
+from monai_plan.utils import fingerprint, require_counts, require_own_folder, require_seeds
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, "3", None, True, [1]])
@@ -28,3 +28,16 @@ def test_seeds_are_a_list_of_different_numbers(seeds):
 @pytest.mark.parametrize("seeds", [[0], (3, 1), [0, 1, 2]])
 def test_good_seeds_pass(seeds):
     assert require_seeds(seeds) is None
+
+
+def test_real_images_keep_out_of_the_shipped_weights(tmp_path):
+    shipped = tmp_path / "bundle" / "models"
+    require_own_folder(False, tmp_path / "bundle", models_dir=shipped)
+    require_own_folder(True, tmp_path / "bundle", models_dir=tmp_path / "mine")
+    with pytest.raises(ValueError, match="'ckpt_dir' is .*phantoms ship.*--ckpt_dir DIR"):
+        require_own_folder(True, tmp_path / "bundle", models_dir=tmp_path, ckpt_dir=shipped)
+
+
+def test_fingerprint_tells_values_apart():
+    assert fingerprint([{"image": "a"}], 64) == fingerprint([{"image": "a"}], 64)
+    assert len({fingerprint(["a"], 64), fingerprint(["b"], 64), fingerprint(["a"], 32)}) == 3
