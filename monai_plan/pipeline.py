@@ -286,7 +286,8 @@ def _estimate(stage: Stage, parser: ConfigParser) -> str:
         generator(z, labels).square().mean().backward()
         seconds = min(seconds, time.perf_counter() - started)
     # a training step is about four such passes: two through the generator, four through a discriminator of its size
-    return f"; about {4 * seconds * images / len(labels) / 60:.0f} minutes, the longest stage of all"
+    minutes = 4 * seconds * images / len(labels) / 60
+    return f"; about {minutes:.0f} minutes, the longest stage of all" if minutes >= 1 else "; less than a minute"
 
 
 def _check_settings(files: Sequence[str], overrides: Mapping[str, Any]) -> None:

@@ -214,7 +214,15 @@ def utility_table_text(table: Mapping[str, Any]) -> str:
         f"{about['n_test']} test and {about['n_train']} training images, seeds {about['seeds']}, "
         f"{about['epochs']} epochs, distance: {about['mml_metric']}"
     )
-    return "\n".join([*lines, *textwrap.wrap(about["note"], 120)])
+    lines += textwrap.wrap(about["note"], 120)
+    near = [
+        name for name, row in table.items() if name != ABOUT and row["mml_train"] < table.get(REAL, row)["mml_train"]
+    ]
+    if near:
+        lines.append(
+            f"WARNING: the images of {' and '.join(near)} lie nearer to the training images than unseen patients' images do."
+        )
+    return "\n".join(lines)
 
 
 def _with_spread(row: Mapping[str, Any], name: str) -> str:

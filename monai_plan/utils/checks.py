@@ -62,8 +62,8 @@ def require_own_folder(real: bool, bundle_root: str | os.PathLike, **folders: st
         if real and Path(folder).resolve().is_relative_to(root / "models"):
             raise ValueError(
                 f"'{name}' is '{folder}', where the weights made from phantoms ship. With real images they would be "
-                "read in place of your own, or overwritten by weights that know your patients. Give a folder of your own "
-                f"(bundle: --{name} DIR), or run `python -m monai_plan pipeline`, which does"
+                "read in place of your own, or overwritten by weights that know your patients. Give a folder of your "
+                f"own (bundle: --{name} DIR), or run `python -m monai_plan pipeline`, which does"
             )
 
 

@@ -85,7 +85,17 @@ def test_figures_of_known_networks(tmp_path, capsys):
 def test_schema(tmp_path):
     result = table(tmp_path, seeds=[0, 1]).run()
     assert list(result) == ["real", "plan", "about"]
-    keys = {"accuracy", "accuracy_sd", "auroc", "auroc_sd", "recall", "mml_train", "images", "per_seed"}
+    keys = {
+        "accuracy",
+        "accuracy_sd",
+        "auroc",
+        "auroc_sd",
+        "recall",
+        "mml_train",
+        "images",
+        "draws_per_epoch",
+        "per_seed",
+    }
     assert set(result["plan"]) == keys | {"gate_emitted", "gate_rejected"}
     assert [one["seed"] for one in result["plan"]["per_seed"]] == [0, 1]
     about = result["about"]

@@ -1,6 +1,6 @@
 """Write the contact sheet of the phantoms: two rows of normal patients, two with tuberculosis, and eight visits of one.
 
-python benchmarks/phantom_sheet.py --out docs/img/phantoms.png
+python docs/phantom_sheet.py --out docs/img/phantoms.png
 """
 
 from __future__ import annotations
