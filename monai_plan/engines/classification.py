@@ -184,8 +184,8 @@ def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     loss = F.cross_entropy(logits, _class_numbers(labels))
     if not torch.isfinite(loss):
         raise ValueError(
-            f"the classifier's loss is {float(loss.detach())}: training has diverged, or an image holds NaN. Lower the learning "
-            "rate, and check the images"
+            f"the classifier's loss is {float(loss.detach())}: training has diverged, or an image holds NaN. Lower the "
+            "learning rate, and check the images"
         )
     return loss
 

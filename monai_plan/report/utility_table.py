@@ -220,7 +220,7 @@ def utility_table_text(table: Mapping[str, Any]) -> str:
     ]
     if near:
         lines.append(
-            f"WARNING: the images of {' and '.join(near)} lie nearer to the training images than unseen patients' images do."
+            f"WARNING: the images of {' and '.join(near)} lie nearer to the training images than unseen patients' do."
         )
     return "\n".join(lines)
 

@@ -153,3 +153,11 @@ def test_failing_row_leaves_nothing(tmp_path):
 def test_refuses(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         table(tmp_path, **options)
+
+
+def test_warns_of_images_nearer_than_unseen_patients(tmp_path):
+    result = table(tmp_path).run()
+    result["real"]["mml_train"], result["plan"]["mml_train"] = 0.5, 0.4
+    assert "WARNING: the images of plan lie nearer" in utility_table_text(result)
+    result["plan"]["mml_train"] = 0.5
+    assert "WARNING" not in utility_table_text(result)
