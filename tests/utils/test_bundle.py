@@ -82,9 +82,12 @@ def test_unknown_options_are_refused(bundle, monkeypatch, program, words, refuse
             refuse_unknown_options(str(bundle))
 
 
-def test_without_configs_nothing_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", "--epoch", "3"])
-    refuse_unknown_options(str(tmp_path))
+def test_without_configs_nothing_is_refused(bundle, tmp_path, monkeypatch):
+    (bundle / "configs" / "train.json").write_text(json.dumps(CONFIG))
+    monkeypatch.setattr(sys, "argv", ["monai/bundle/__main__.py", "run", "--config_file", "x.json", "--epoch", "3"])
+    with pytest.raises(ValueError, match="epoch"):
+        refuse_unknown_options(str(bundle))
+    assert refuse_unknown_options(str(tmp_path / "elsewhere")) is None
 
 
 def wrapped(cause: BaseException) -> BaseException:
