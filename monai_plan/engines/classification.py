@@ -140,7 +140,8 @@ def train_classifier(
 
     evaluator.add_event_handler(Events.COMPLETED, keep_best)
     bar = ProgressBar(desc=description or "training a classifier", persist=True, mininterval=1.0, unit="batch")
-    bar.attach(trainer, output_transform=figures, closing_event_name=Events.COMPLETED)
+    tenth = Events.ITERATION_COMPLETED(every=max(1, len(loader) // 10))  # Ignite redraws at every event
+    bar.attach(trainer, event_name=tenth, output_transform=figures, closing_event_name=Events.COMPLETED)
     trainer.run()
     network.load_state_dict(best["weights"])
     return BestEpoch(best["auroc"], best["epoch"])
