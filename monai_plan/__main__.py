@@ -13,7 +13,9 @@ from monai.utils import OptionalImportError
 
 from monai_plan._version import __version__
 from monai_plan.data.datalist import SPLITS, build_datalist, datalist_target
+from monai_plan.networks.nets import generator_from_published
 from monai_plan.pipeline import Pipeline
+from monai_plan.utils import read_weights
 
 
 def add_datalist(subparsers: argparse._SubParsersAction) -> None:
@@ -130,7 +132,32 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
     ).run()
 
 
-COMMANDS = (add_datalist, add_pipeline)
+def add_convert(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``convert``: bring a published generator along."""
+    parser = subparsers.add_parser(
+        "convert",
+        help="turn the weights of a published StyleGAN2-ADA generator into a generator of ours",
+        description="Turn the state dict of a published class-conditional StyleGAN2-ADA generator into a generator of "
+        "ours. Sizes are read off the weights. Pickled networks are refused: export a state dict first.",
+        epilog="export, in the network's own environment: network = pickle.load(open('network.pkl', 'rb'))['G_ema']; "
+        "torch.save(network.state_dict(), 'weights.pt')",
+    )
+    parser.add_argument("weights", help="the state dict, .safetensors or .pt (tensors only)")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the generator to write (*.safetensors)")
+    parser.add_argument(
+        "--clamp", type=float, help="the network's conv_clamp: 256 if it was trained in half precision (default: none)"
+    )
+    parser.set_defaults(run=run_convert)
+
+
+def run_convert(arguments: argparse.Namespace) -> None:
+    """Run ``convert`` and say what was written."""
+    generator = generator_from_published(read_weights(arguments.weights), arguments.clamp)
+    generator.save(arguments.output)
+    print(f"wrote {arguments.output}: {', '.join(f'{name}={value}' for name, value in generator.config.items())}")
+
+
+COMMANDS = (add_datalist, add_pipeline, add_convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

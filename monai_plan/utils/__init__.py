@@ -8,4 +8,4 @@ from .picture import image_grid, save_png
 from .seeding import generator_for
 from .tensor_file import load_tensors, save_tensors
 from .torchvision_ops import import_torchvision
-from .weights import load_weights, weights_digest
+from .weights import load_weights, read_weights, weights_digest

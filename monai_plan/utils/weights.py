@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
-__all__ = ["load_weights", "weights_digest"]
+__all__ = ["load_weights", "read_weights", "weights_digest"]
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -24,14 +26,14 @@ def weights_digest(network: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_weights(network: Network, path: str | os.PathLike) -> Network:
-    """Load a state dict saved by MONAI's CheckpointSaver into ``network`` and return it.
+def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """Read a state dict from a ``.pt`` or ``.safetensors`` file.
 
-    Read with ``weights_only=True``: a stranger's pickle is refused, never run.
+    Nothing is unpickled but tensors and plain containers: a stranger's pickle is refused, never run.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or foreign, or the weights are of another network.
+        ValueError: the file is truncated, foreign, or holds something else than named tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,15 +42,33 @@ def load_weights(network: Network, path: str | os.PathLike) -> Network:
             "stage's config, or give the right path"
         )
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+            raise TypeError("it holds no state dict")
+    except (
+        *(RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError),
+        *(pickle.UnpicklingError, SafetensorError),
+    ) as error:
         raise ValueError(
             f"'{path}' ({path.stat().st_size} bytes) is no readable weights file ({error}); it is truncated or holds "
             "more than tensors. Delete it and run its stage again, or copy it once more"
         ) from error
+    return state
+
+
+def load_weights(network: Network, path: str | os.PathLike) -> Network:
+    """Load a state dict saved by MONAI's CheckpointSaver into ``network`` and return it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: see :func:`read_weights`; or the weights are of another network.
+    """
+    state = read_weights(path)
     try:
         network.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except RuntimeError as error:
         raise ValueError(
             f"the weights in '{path}' do not fit this network ({error}). They were made with other settings (image "
             "size, channels, classes or patients): run the stage that writes them again"

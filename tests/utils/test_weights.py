@@ -32,7 +32,7 @@ def test_weights_come_back(tmp_path):
         (lambda path: path.write_text("hello world\n"), ValueError, "truncated"),
         (lambda path: path.write_bytes(pickle.dumps(Payload())), ValueError, "more than tensors"),
         (lambda path: torch.save(Payload(), path), ValueError, "more than tensors"),
-        (lambda path: torch.save([1], path), ValueError, "do not fit"),
+        (lambda path: torch.save([1], path), ValueError, "holds no state dict"),
         (lambda path: torch.save(torch.nn.Linear(2, 4).state_dict(), path), ValueError, "do not fit.*size mismatch"),
         (lambda path: torch.save({"other": torch.zeros(1)}, path), ValueError, "do not fit"),
     ],

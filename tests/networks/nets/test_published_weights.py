@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import pickle
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from monai_plan.__main__ import main
 from monai_plan.networks.nets import (
     StyleDiscriminator,
     StyleGenerator,
     discriminator_state_from_published,
+    generator_from_published,
     generator_state_from_published,
 )
 
@@ -61,3 +65,43 @@ def test_discriminator(reference):
     network.load_state_dict(discriminator_state_from_published(part(reference, "D."), 32))
     logits = network(reference["x"], reference["c"].argmax(1))
     assert (logits - reference["logits"].squeeze(1)).abs().max() < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("prefix", ["", "G.", "G_ema."])
+def test_sizes_are_read_off_the_weights(reference, generator, prefix):
+    state = {f"{prefix}{name}": tensor for name, tensor in part(reference, "G.").items()}
+    made = generator_from_published(state)
+    assert made.config == generator.config
+    assert torch.equal(made.synthesize(reference["ws"]), generator.synthesize(reference["ws"]))
+
+
+def test_converts_from_the_command_line(reference, generator, tmp_path, capsys):
+    torch.save(part(reference, "G."), tmp_path / "weights.pt")
+    assert main(["convert", str(tmp_path / "weights.pt"), "--output", str(tmp_path / "generator.safetensors")]) == 0
+    assert "image_size=32" in capsys.readouterr().out
+    made = StyleGenerator.load(tmp_path / "generator.safetensors")
+    assert torch.equal(made.synthesize(reference["ws"]), generator.synthesize(reference["ws"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("mapping.embed.weight"), "lack mapping.embed.weight.*class-conditional"),
+        (lambda state: state.pop("synthesis.b8.conv0.weight"), "do not fit.*blocks.1.up.weight"),
+        (lambda state: state.clear(), "lack mapping.embed.weight"),
+    ],
+)
+def test_refuses_other_weights(reference, change, message):
+    state = part(reference, "G.")
+    change(state)
+    with pytest.raises(ValueError, match=re.compile(message, re.DOTALL)):
+        generator_from_published(state)
+
+
+@pytest.mark.parametrize("content", [pickle.dumps(object), b"", b"{}"])
+def test_refuses_what_is_no_state_dict(content, tmp_path, capsys):
+    (tmp_path / "network.pkl").write_bytes(content)
+    assert main(["convert", str(tmp_path / "network.pkl"), "--output", str(tmp_path / "out.safetensors")]) == 2
+    assert "no readable weights file" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
