@@ -17,6 +17,9 @@ from monai_plan.networks.nets import generator_from_published
 from monai_plan.pipeline import Pipeline
 from monai_plan.utils import read_weights
 
+COLUMN_OPTIONS = ("image_column", "label_column", "patient_column", "group_column", "patient_tag")
+"""What ``pipeline`` hands on to the making of a datalist."""
+
 
 def add_datalist(subparsers: argparse._SubParsersAction) -> None:
     """Add ``datalist``: split labelled images by patient."""
@@ -102,7 +105,7 @@ def add_pipeline(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--output_dir", required=True, metavar="DIR", help="weights, records, table and pictures go here"
     )
-    for name in ("image_column", "label_column", "patient_column", "group_column", "patient_tag"):
+    for name in COLUMN_OPTIONS:
         parser.add_argument(f"--{name}", metavar="NAME", help="as for the command datalist")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="ID=VALUE", help="config values, e.g. image_size=128 gan#images=200000"
@@ -121,13 +124,12 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
             overrides[name] = json.loads(value)
         except ValueError:
             overrides[name] = value
-    columns = ("image_column", "label_column", "patient_column", "group_column", "patient_tag")
     Pipeline(
         bundle=arguments.bundle,
         output_dir=arguments.output_dir,
         dataset_dir=arguments.dataset_dir,
         datalist=arguments.datalist,
-        columns={name: getattr(arguments, name) for name in columns},
+        columns={name: getattr(arguments, name) for name in COLUMN_OPTIONS},
         overrides=overrides,
     ).run()
 

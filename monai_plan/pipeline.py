@@ -7,7 +7,6 @@ and the generator's training within that stage from its last checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,8 +23,9 @@ from monai.utils import OptionalImportError, optional_import
 
 from monai_plan._version import __version__
 from monai_plan.data import build_datalist, load_datalist
+from monai_plan.data.datalist import SPLITS
 from monai_plan.transforms import LoadRadiograph
-from monai_plan.utils import knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
+from monai_plan.utils import fingerprint, knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
 
 __all__ = ["STAGES", "Pipeline", "Stage"]
 
@@ -170,7 +170,7 @@ class Pipeline:
         base = _parser(self._config_files(stage), self._overrides_of(stage, common))
         read = LoadRadiograph(base["image_size"], base["channels"])
         content = load_datalist(common["datalist"], common["dataset_dir"] or None)
-        items = [item for split in ("training", "validation", "testing") for item in content[split]]
+        items = [item for split in SPLITS for item in content[split]]
         faults = []
         for item in tqdm(items, desc="checking images", unit="image", mininterval=1.0):
             try:
@@ -207,11 +207,10 @@ class Pipeline:
         """What the stage is made from: version, the config nodes it uses, and hashes of the files it reads."""
         used = _used(parser, ("seed", "run", "finalize"))
         settings = {name: value for name, value in used.items() if name not in PLACES}
-        text = json.dumps(settings, sort_keys=True, default=str)
-        inputs = {"version": __version__, "config": hashlib.sha256(text.encode()).hexdigest()}
+        inputs = {"version": __version__, "config": fingerprint(settings)}
         if overrides.get("datalist"):
             inputs["datalist"] = sha256_of(overrides["datalist"])
-            inputs["images"] = _fingerprint(load_datalist(overrides["datalist"], overrides["dataset_dir"] or None))
+            inputs["images"] = _image_states(load_datalist(overrides["datalist"], overrides["dataset_dir"] or None))
         for path in _paths(parser, stage.needs):
             inputs[path.name] = sha256_of(path) if path.is_file() else "missing"
         return inputs
@@ -247,14 +246,11 @@ def _paths(parser: ConfigParser, ids: Sequence[str]) -> list[Path]:
     return [Path(parser.get_parsed_content(name)) for name in ids]
 
 
-def _fingerprint(content: Mapping[str, Any]) -> str:
+def _image_states(content: Mapping[str, Any]) -> str:
     """A hash over names, sizes and times of change of the images: it sees a replaced file without reading all again."""
-    digest = hashlib.sha256()
-    for split in ("training", "validation", "testing"):
-        for item in content[split]:
-            state = os.stat(item["image"])
-            digest.update(f"{item['image']} {state.st_size} {state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    images = [item["image"] for split in SPLITS for item in content[split]]
+    states = [os.stat(image) for image in images]
+    return fingerprint(images, [[state.st_size, state.st_mtime_ns] for state in states])
 
 
 def _read_record(record: Path) -> dict[str, Any]:

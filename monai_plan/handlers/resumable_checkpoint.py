@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from monai_plan.utils import atomic_path
+from monai_plan.utils.weights import UNREADABLE
 
 __all__ = ["ResumableCheckpoint"]
 
@@ -69,7 +69,7 @@ class ResumableCheckpoint:
             if not isinstance(saved, dict):
                 raise TypeError(f"it holds a {type(saved).__name__}")
             version, position, state = int(saved["version"]), dict(saved["position"]), dict(saved["state"])
-        except (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        except UNREADABLE as error:
             raise ValueError(
                 f"'{self.path}' is no readable checkpoint ({error}); it is truncated or foreign. {advice}"
             ) from error

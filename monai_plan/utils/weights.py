@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 
 __all__ = ["load_weights", "read_weights", "weights_digest"]
 
+UNREADABLE = (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError)
+"""What ``torch.load(weights_only=True)``, and a look into what it gave, raise on a truncated or foreign file."""
+
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
@@ -47,10 +50,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
             raise TypeError("it holds no state dict")
-    except (
-        *(RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError),
-        *(pickle.UnpicklingError, SafetensorError),
-    ) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         raise ValueError(
             f"'{path}' ({path.stat().st_size} bytes) is no readable weights file ({error}); it is truncated or holds "
             "more than tensors. Delete it and run its stage again, or copy it once more"
