@@ -12,16 +12,14 @@ the smallest over the sizes; bfloat16 computes another walk (its distance is rep
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from common import about, machine
 from monai.networks.nets import resnet18
 
 from monai_plan.latent import AnchorPairs, WalkSteering, pair_anchors, random_anchors, walk_private
@@ -110,25 +108,6 @@ def measure(size: int, arguments: argparse.Namespace, device: torch.device) -> d
     }
 
 
-def machine(device: torch.device) -> str:
-    """The processor in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.get_num_threads()} thread(s)"
-
-
-def commit() -> str:
-    """The commit that was timed, with a mark if files differ from it; "unknown" outside a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def main() -> None:
     """Time, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -159,10 +138,7 @@ def main() -> None:
             "speedup_vs_released_schedule": min(figures["speedup_fp32"] for figures in sizes.values()),
             "speedup_vs_released_schedule_bf16": min(figures["speedup_bf16"] for figures in sizes.values()),
             "sizes": {str(size): figures for size, figures in sizes.items()},
-            "machine": machine(device),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "torch": str(torch.__version__),
+            **about(device),
             **{name: getattr(arguments, name) for name in settings},
         }
         write_json(arguments.json, record)

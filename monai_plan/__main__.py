@@ -13,7 +13,13 @@ from monai.utils import OptionalImportError
 
 from monai_plan._version import __version__
 from monai_plan.data.datalist import SPLITS, build_datalist, datalist_target
-from monai_plan.networks.nets import generator_from_published
+from monai_plan.networks.nets import (
+    StyleDiscriminator,
+    StyleGenerator,
+    discriminator_from_published,
+    generator_from_published,
+    published_networks,
+)
 from monai_plan.pipeline import Pipeline
 from monai_plan.utils import read_weights
 
@@ -135,28 +141,47 @@ def run_pipeline(arguments: argparse.Namespace) -> None:
 
 
 def add_convert(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``convert``: bring a published generator along."""
+    """Add ``convert``: bring a published network along."""
     parser = subparsers.add_parser(
         "convert",
-        help="turn the weights of a published StyleGAN2-ADA generator into a generator of ours",
-        description="Turn the state dict of a published class-conditional StyleGAN2-ADA generator into a generator of "
-        "ours. Sizes are read off the weights. Pickled networks are refused: export a state dict first.",
+        help="turn the weights of a published StyleGAN2-ADA generator or discriminator into ours",
+        description="Turn the state dict of a published class-conditional StyleGAN2-ADA generator or discriminator "
+        "into ours. Which of them it is, and all sizes, are read off the weights. Pickled networks are refused: export "
+        "a state dict first.",
         epilog="export, in the network's own environment: network = pickle.load(open('network.pkl', 'rb'))['G_ema']; "
-        "torch.save(network.state_dict(), 'weights.pt')",
+        "torch.save(network.state_dict(), 'weights.pt'). docs/convert.md says more",
     )
     parser.add_argument("weights", help="the state dict, .safetensors or .pt (tensors only)")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the generator to write (*.safetensors)")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the network to write (*.safetensors)")
+    parser.add_argument(
+        "--network",
+        choices=("generator", "discriminator"),
+        help="which to take from a file with both (default: the generator)",
+    )
     parser.add_argument(
         "--clamp", type=float, help="the network's conv_clamp: 256 if it was trained in half precision (default: none)"
+    )
+    parser.add_argument(
+        "--group_size",
+        type=int,
+        default=4,
+        help="the discriminator's mbstd_group_size (default: 4; 8 in the configurations paper256 and paper512)",
     )
     parser.set_defaults(run=run_convert)
 
 
 def run_convert(arguments: argparse.Namespace) -> None:
     """Run ``convert`` and say what was written."""
-    generator = generator_from_published(read_weights(arguments.weights), arguments.clamp)
-    generator.save(arguments.output)
-    print(f"wrote {arguments.output}: {', '.join(f'{name}={value}' for name, value in generator.config.items())}")
+    state = read_weights(arguments.weights)
+    kind = arguments.network or next(iter(published_networks(state)), "generator")
+    network: StyleGenerator | StyleDiscriminator
+    if kind == "generator":
+        network = generator_from_published(state, arguments.clamp)
+    else:
+        network = discriminator_from_published(state, arguments.clamp, arguments.group_size)
+    network.save(arguments.output)
+    sizes = ", ".join(f"{name}={value}" for name, value in network.config.items())
+    print(f"wrote {arguments.output}: {kind}, {sizes}")
 
 
 COMMANDS = (add_datalist, add_pipeline, add_convert)

@@ -2,5 +2,7 @@
 
 from .datalist import build_datalist, load_datalist, read_splits
 from .identities import identity_items
+from .image_stream import ImageStream
 from .phantom import phantom_datalist
 from .privacy_walk import PrivacyWalkDataLoader, PrivacyWalkDataset, PrivacyWalkSampler
+from .stacked import StackedImages, stack_images

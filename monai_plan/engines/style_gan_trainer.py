@@ -2,47 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import ignite.distributed as idist
 import torch
+from ignite.engine import Events
 from monai.engines import Trainer, default_prepare_batch
 from monai.engines.utils import IterationEvents
 from torch.utils.data import DataLoader
 
-from monai_plan.losses.style_gan import discriminator_logistic_loss, generator_logistic_loss, r1_penalty
-from monai_plan.utils import PlanKeys, generator_for
+from monai_plan.engines.parallel import average_gradients, mean_over_ranks, share_state
+from monai_plan.losses.style_gan import (
+    PathLengthPenalty,
+    StyleGanObjective,
+    discriminator_logistic_loss,
+    generator_logistic_loss,
+    gradient_penalty,
+    relativistic_discriminator_loss,
+    relativistic_generator_loss,
+)
+from monai_plan.utils import PlanKeys, autocast_dtype, generator_for
 
 __all__ = ["StyleGanTrainer", "require_batch"]
 
+Figures = dict[str, torch.Tensor]
+
 
 class StyleGanTrainer(Trainer):
-    """Alternates one discriminator and one generator step a batch: logistic loss, lazy R1, augmentation.
+    """Alternates one discriminator and one generator step a batch, with lazy regularisation and augmentation.
 
-    After each iteration ``engine.state.output`` is a dict of numbers ``g_loss, d_loss, r1, real_sign, p, images``
-    where ``real_sign`` is the mean sign of D on the real batch, which steers adaptive augmentation, and ``images`` the
-    batch's size. Nothing is decollated: ``postprocessing`` gets the whole batch and these figures as one dict.
+    After each iteration ``engine.state.output`` is a dict of numbers ``g_loss, d_loss, r1, r2, path_length, real_sign,
+    p, images``. ``real_sign`` is the mean sign of D on the real batch, which steers adaptive augmentation (with the
+    relativistic loss, where only differences mean anything, that of D(real) - D(fake)); ``images`` is the number of
+    real images that all processes saw. Nothing is decollated: ``postprocessing`` gets the whole batch and these figures
+    as one dict.
+
+    Every draw is keyed by (seed, purpose, iteration, process, part of the batch), in a resumed run too. A loader whose
+    sampler has ``seek`` (:class:`monai_plan.data.ImageStream`) goes on where it was left, so that a resumed run sees
+    the batches that it would have seen. Under ``torchrun`` the processes' gradients are averaged.
 
     Args:
         device: where to train.
         max_epochs: epochs.
         train_data_loader: batches with images [B, C, S, S] in [-1, 1] and labels int64 [B]; drop the last short batch.
-        generator: network with ``map_latents``, ``synthesize``, ``z_dim`` and ``w_avg`` (``StyleGenerator``).
+        generator: network with ``map_latents``, ``synthesize``, ``z_dim``, ``num_ws`` and ``w_avg``
+            (``StyleGenerator``).
         discriminator: ``(images, labels) -> logits [B]``.
         g_optimizer, d_optimizer: their optimizers.
         augment: ``(images, rng) -> images``, differentiable, with a buffer ``p`` (``AugmentPipe``).
+        objective: losses and regularisers.
+        path_length: the running mean of path lengths; give one to keep it in a checkpoint.
         epoch_length: iterations an epoch; the loader is repeated as needed. Default: the loader's length.
-        r1_gamma: weight of the R1 penalty (StyleGAN2-ADA's rule of thumb: 0.0002 * size**2 / batch).
-        r1_interval: iterations between R1 penalties, whose weight is scaled accordingly.
-        w_avg_decay: decay of the running mean of w per batch of latents (two an iteration).
-        seed: latents, noise and augmentation of an iteration are drawn from (seed, iteration), in a resumed run too.
-        amp: bfloat16 autocast (R1 stays in float32).
+        accumulate: parts into which a batch is cut, one after the other, to save memory; must divide the batch.
+        w_avg_decay: decay of the running mean of w per batch of latents.
+        seed: see above.
+        amp: autocast, in ``amp_dtype``; gradient penalties and path lengths stay in float32.
+        amp_dtype: default :func:`monai_plan.utils.autocast_dtype`; float16 comes with gradient scalers.
         prepare_batch: as in ``monai.engines``.
         non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers: as in
             ``monai.engines.Trainer``.
 
     Raises:
-        ValueError: an empty batch, a batch without labels, or losses that are not finite.
+        ValueError: an empty batch, a batch without labels or one that ``accumulate`` does not divide, or losses that
+            are not finite.
     """
 
     def __init__(
@@ -55,12 +79,14 @@ class StyleGanTrainer(Trainer):
         g_optimizer: torch.optim.Optimizer,
         d_optimizer: torch.optim.Optimizer,
         augment: torch.nn.Module,
+        objective: StyleGanObjective | None = None,
+        path_length: PathLengthPenalty | None = None,
         epoch_length: int | None = None,
-        r1_gamma: float = 0.05,
-        r1_interval: int = 16,
+        accumulate: int = 1,
         w_avg_decay: float = 0.995,
         seed: int = 0,
         amp: bool = False,
+        amp_dtype: torch.dtype | None = None,
         prepare_batch: Callable = default_prepare_batch,
         non_blocking: bool = False,
         postprocessing: Callable | None = None,
@@ -87,61 +113,139 @@ class StyleGanTrainer(Trainer):
         self.g_optimizer = g_optimizer
         self.d_optimizer = d_optimizer
         self.augment: Any = augment
-        self.r1_gamma = r1_gamma
-        self.r1_interval = r1_interval
+        self.objective = objective or StyleGanObjective()
+        self.path_length = (path_length or PathLengthPenalty()).to(self.state.device)
+        self.accumulate = accumulate
         self.w_avg_decay = w_avg_decay
         self.seed = seed
+        self.amp_dtype = amp_dtype or autocast_dtype(self.state.device)
+        scaled = amp and self.amp_dtype is torch.float16
+        self.g_scaler, self.d_scaler = (torch.amp.GradScaler(self.state.device.type, enabled=scaled) for _ in range(2))
+        self.add_event_handler(Events.STARTED, lambda: share_state(self.generator, self.discriminator))
+        self.add_event_handler(Events.EPOCH_STARTED, self._seek)
+
+    def _seek(self) -> None:
+        """Tell the sampler where the run stands; it matters to the first epoch of a resumed run."""
+        sampler: Any = getattr(self.state.dataloader, "sampler", None)
+        if hasattr(sampler, "seek"):
+            sampler.seek(self.state.iteration * self.state.dataloader.batch_size)
 
     def _autocast(self, enabled: bool = True) -> torch.autocast:
-        return torch.autocast(self.state.device.type, torch.bfloat16, enabled=self.amp and enabled)
+        return torch.autocast(self.state.device.type, self.amp_dtype, enabled=self.amp and enabled)
 
-    def _fake(self, labels: torch.Tensor, purpose: str) -> torch.Tensor:
-        rng = generator_for(self.seed, purpose, self.state.iteration, device=self.state.device)
-        z = torch.randn(labels.shape[0], self.generator.z_dim, device=self.state.device, generator=rng)
-        w = self.generator.map_latents(z, labels)
+    def _rng(self, purpose: str, part: int, device: str | torch.device = "cpu") -> torch.Generator:
+        return generator_for(self.seed, purpose, self.state.iteration, idist.get_rank(), part, device=device)
+
+    def _parts(self, *tensors: torch.Tensor) -> Iterator[tuple[int, tuple[torch.Tensor, ...]]]:
+        yield from enumerate(zip(*(tensor.chunk(self.accumulate) for tensor in tensors), strict=True))
+
+    def _due(self, interval: int) -> bool:
+        return (self.state.iteration - 1) % interval == 0
+
+    def _styles(self, labels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        """Style latents [B, num_ws, w_dim] of new z, mixed from two of them with the objective's probability."""
+        batch, device = len(labels), self.state.device
+
+        def mapped() -> torch.Tensor:
+            return self.generator.map_latents(
+                torch.randn(batch, self.generator.z_dim, device=device, generator=rng), labels
+            )
+
+        w = mapped()
         with torch.no_grad():
-            self.generator.w_avg.lerp_(w.detach().float().mean(dim=0), 1 - self.w_avg_decay)
-        return self.generator.synthesize(w, noise="random", rng=rng).float()
+            mean = mean_over_ranks(w.detach().float().mean(dim=0))
+            self.generator.w_avg.lerp_(mean, 1 - self.w_avg_decay)
+        if not self.objective.mixing:
+            return w
+        mixed = torch.rand(batch, device=device, generator=rng) < self.objective.mixing
+        cut = torch.randint(1, self.generator.num_ws, (batch,), device=device, generator=rng)
+        layers = torch.arange(self.generator.num_ws, device=device)
+        second = (mixed[:, None] & (layers >= cut[:, None]))[:, :, None]
+        return torch.where(second, mapped()[:, None], w[:, None])
 
-    def _discriminator_step(self, real: torch.Tensor, labels: torch.Tensor, rng: torch.Generator) -> dict[str, float]:
+    def _fake(self, labels: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        return self.generator.synthesize(self._styles(labels, rng), noise="random", rng=rng).float()
+
+    def _penalty(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        with self._autocast(False):  # gradients of gradients lose too much in half precision
+            images = images.detach().requires_grad_(True)
+            return gradient_penalty(self.discriminator(images, labels), images)
+
+    def _update(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, network: torch.nn.Module) -> None:
+        scaler.unscale_(optimizer)
+        average_gradients(network.parameters())
+        scaler.step(optimizer)
+        scaler.update()
+
+    def _discriminator_step(self, real: torch.Tensor, labels: torch.Tensor) -> Figures:
         self.discriminator.requires_grad_(True)
-        lazy = self.r1_gamma > 0 and (self.state.iteration - 1) % self.r1_interval == 0
-        with torch.no_grad(), self._autocast():
-            fake = self._fake(labels, "discriminator")
-        with torch.no_grad():
-            augmented = self.augment(torch.cat([real, fake]), rng)
-        seen_real, seen_fake = augmented.chunk(2)
-        with self._autocast():
-            real_logits = self.discriminator(seen_real, labels)
-            loss = discriminator_logistic_loss(real_logits, self.discriminator(seen_fake, labels))
-        total, penalty = loss, torch.zeros(())
-        if lazy:
-            with self._autocast(False):  # gradients of gradients lose too much in bfloat16
-                seen_real = seen_real.detach().requires_grad_(True)
-                penalty = r1_penalty(self.discriminator(seen_real, labels), seen_real)
-            total = loss + penalty * (self.r1_gamma / 2 * self.r1_interval)
         self.d_optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        self.d_optimizer.step()
-        return {
-            "d_loss": float(loss.detach()),
-            "r1": float(penalty.detach()),
-            "real_sign": float(real_logits.detach().sign().mean()),
-        }
+        objective, figures = self.objective, _Sums(self.accumulate)
+        lazy = objective.penalty_interval if self._due(objective.penalty_interval) else 0
+        for part, (real_part, labels_part) in self._parts(real, labels):
+            with torch.no_grad(), self._autocast():
+                fake_part = self._fake(labels_part, self._rng("discriminator", part, self.state.device))
+            with torch.no_grad():
+                seen = self.augment(torch.cat([real_part, fake_part]), self._rng("augment D", part))
+            seen_real, seen_fake = seen.chunk(2)
+            with self._autocast():
+                real_logits = self.discriminator(seen_real, labels_part)
+                fake_logits = self.discriminator(seen_fake, labels_part)
+                loss_of = relativistic_discriminator_loss if objective.relativistic else discriminator_logistic_loss
+                total = loss = loss_of(real_logits, fake_logits)
+            for name, gamma, images in (("r1", objective.r1_gamma, seen_real), ("r2", objective.r2_gamma, seen_fake)):
+                penalty = self._penalty(images, labels_part) if lazy and gamma else torch.zeros_like(loss)
+                total = total + penalty * (gamma / 2 * lazy)
+                figures.add(name, penalty)
+            figures.add("d_loss", loss)
+            margin = real_logits - fake_logits if objective.relativistic else real_logits
+            figures.add("real_sign", margin.sign().mean())
+            self.d_scaler.scale(total / self.accumulate).backward()
+        self._update(self.d_optimizer, self.d_scaler, self.discriminator)
+        return figures.mean
 
-    def _generator_step(self, labels: torch.Tensor, rng: torch.Generator) -> dict[str, float]:
+    def _generator_step(self, real: torch.Tensor, labels: torch.Tensor) -> Figures:
         self.discriminator.requires_grad_(False)
-        with self._autocast():
-            fake = self._fake(labels, "generator")
-        with self._autocast():
-            loss = generator_logistic_loss(self.discriminator(self.augment(fake, rng), labels))
-        self.fire_event(IterationEvents.FORWARD_COMPLETED)
-        self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.g_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        figures = _Sums(self.accumulate)
+        for part, (real_part, labels_part) in self._parts(real, labels):
+            rng = self._rng("augment G", part)
+            with self._autocast():
+                fake = self._fake(labels_part, self._rng("generator", part, self.state.device))
+            with self._autocast():
+                fake_logits = self.discriminator(self.augment(fake, rng), labels_part)
+                if self.objective.relativistic:
+                    with torch.no_grad():
+                        real_logits = self.discriminator(self.augment(real_part, rng), labels_part)
+                    loss = relativistic_generator_loss(real_logits, fake_logits)
+                else:
+                    loss = generator_logistic_loss(fake_logits)
+            figures.add("g_loss", loss)
+            if part == self.accumulate - 1:
+                self.fire_event(IterationEvents.FORWARD_COMPLETED)
+                self.fire_event(IterationEvents.LOSS_COMPLETED)
+            self.g_scaler.scale(loss / self.accumulate).backward()
+        figures.add("path_length", self._path_length(labels))
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        self.g_optimizer.step()
-        return {"g_loss": float(loss.detach())}
+        self._update(self.g_optimizer, self.g_scaler, self.generator)
+        return figures.mean
+
+    def _path_length(self, labels: torch.Tensor) -> torch.Tensor:
+        """Path length regularisation on half a batch, as in StyleGAN2; adds to the generator's gradients."""
+        objective = self.objective
+        if not objective.path_length_weight or not self._due(objective.path_length_interval):
+            return torch.zeros((), device=self.state.device)
+        rng = self._rng("path length", 0, self.state.device)
+        part = labels[: max(1, len(labels) // (2 * self.accumulate))]
+        with self._autocast(False):
+            ws = self._styles(part, rng)
+            if ws.ndim == 2:
+                ws = ws[:, None].expand(-1, self.generator.num_ws, -1)
+            images = self.generator.synthesize(ws, noise="random", rng=rng)
+            penalty = self.path_length(images, ws, rng)
+        weight = objective.path_length_weight * objective.path_length_interval
+        self.g_scaler.scale(penalty * weight).backward()
+        return penalty
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
         if batchdata is None:
@@ -154,13 +258,19 @@ class StyleGanTrainer(Trainer):
             )
         real = torch.as_tensor(real).as_subclass(torch.Tensor)
         labels = torch.as_tensor(labels).as_subclass(torch.Tensor).long().flatten()
+        if len(labels) % self.accumulate:
+            raise ValueError(
+                f"a batch of {len(labels)} images cannot be cut into {self.accumulate} equal parts; let 'accumulate' "
+                "divide the batch size, and drop the last short batch (drop_last)"
+            )
         self.generator.train()
         self.discriminator.train()
-        rng = generator_for(self.seed, "augment", engine.state.iteration)
-        output: dict[str, Any] = {**self._discriminator_step(real, labels, rng), **self._generator_step(labels, rng)}
+        figures = {**self._discriminator_step(real, labels), **self._generator_step(real, labels)}
+        values = mean_over_ranks(torch.stack(list(figures.values()))).tolist()
+        output: dict[str, Any] = dict(zip(figures, values, strict=True))
         output["p"] = float(self.augment.p)
-        output["images"] = real.shape[0]
-        if not all(map(torch.isfinite, map(torch.tensor, (output["d_loss"], output["g_loss"])))):
+        output["images"] = len(labels) * idist.get_world_size()
+        if not all(map(math.isfinite, values)):
             raise ValueError(
                 f"the losses are {output} at iteration {engine.state.iteration}: training has diverged. Lower the "
                 "learning rates, or switch amp off"
@@ -168,6 +278,18 @@ class StyleGanTrainer(Trainer):
         engine.state.output = output
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return engine.state.output  # what postprocessing made of it
+
+
+class _Sums:
+    """Means of figures over the parts of a batch."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.mean: Figures = {}
+
+    def add(self, name: str, value: torch.Tensor) -> None:
+        part = value.detach().float() / self.parts
+        self.mean[name] = self.mean[name] + part if name in self.mean else part
 
 
 def require_batch(images: int, batch_size: int) -> None:

@@ -38,6 +38,14 @@ class AdaptiveAugment:
         self.limit = limit
         self._signs: list[float] = []
 
+    def state_dict(self) -> dict[str, list[float]]:
+        """The signs since the last adjustment."""
+        return {"signs": list(self._signs)}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._signs = list(state["signs"])
+
     def attach(self, engine: Engine) -> None:
         """Attach to a trainer whose output holds ``real_sign`` and ``images``."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)

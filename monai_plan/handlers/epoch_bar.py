@@ -1,4 +1,4 @@
-"""A progress bar over the iterations of a whole run, with the trainer's figures and the remaining time.
+"""A progress bar over a whole run, with its speed, the remaining time and the trainer's figures.
 
 Ignite's ProgressBar starts anew with every epoch and needs arguments at attach time, which MONAI's handler lists cannot
 give.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.utils import optional_import
 
@@ -17,9 +18,10 @@ tqdm, _ = optional_import("tqdm.auto", name="tqdm", descriptor='a bar needs tqdm
 
 
 class EpochBar:
-    """Shows one bar for the run, in iterations; a resumed run starts where it was left.
+    """Shows one bar for the run; a resumed run starts where it was left. In a distributed run only process 0 shows it.
 
-    The numbers of a trainer's output, if it is a dict or a number, stand behind the bar.
+    It counts in images where the trainer's output is a dict with ``images``, the size of a batch, and in batches
+    elsewhere. The other numbers of the output, if it is a dict or a number, stand behind the bar.
 
     Args:
         description: text before the bar.
@@ -37,7 +39,7 @@ class EpochBar:
 
     def _open(self, engine: Engine) -> None:
         state: Any = engine.state
-        if self._bar is None:
+        if self._bar is None and idist.get_rank() == 0:
             known = state.epoch_length is not None and state.max_epochs is not None
             self._bar = tqdm(
                 desc=self.description,
@@ -48,8 +50,12 @@ class EpochBar:
             )
 
     def _advance(self, engine: Engine) -> None:
+        if self._bar is None:
+            return
         output = engine.state.output
-        figures = output if isinstance(output, dict) else {"output": output}
+        figures = dict(output) if isinstance(output, dict) else {"output": output}
+        if isinstance(images := figures.pop("images", None), int):
+            self._bar.unit, self._bar.unit_scale = "img", images
         numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
         if numbers:
             self._bar.set_postfix(numbers, refresh=False)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
@@ -26,7 +27,8 @@ logger = logging.getLogger(__name__)
 class ResumableCheckpoint:
     """Saves the states of ``objects`` and the engine's position; resumes from the file when it exists.
 
-    The file holds tensors and plain containers only and is read with ``weights_only=True``.
+    The file holds tensors and plain containers only and is read with ``weights_only=True``. In a distributed run
+    process 0 writes it and all read it.
 
     Args:
         path: the checkpoint, e.g. ``run/checkpoint.pt``.
@@ -54,6 +56,8 @@ class ResumableCheckpoint:
 
     def save(self, engine: Engine) -> None:
         """Write the checkpoint."""
+        if idist.get_rank() != 0:
+            return
         state = {name: item.state_dict() for name, item in self.objects.items()}
         position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         with atomic_path(self.path) as partial:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
@@ -15,7 +16,7 @@ __all__ = ["SampleGrid"]
 
 
 class SampleGrid:
-    """Writes ``samples_<iteration>.png`` after every ``every`` epochs.
+    """Writes ``samples_<iteration>.png`` after every ``every`` epochs; in a distributed run, process 0 only.
 
     Args:
         generator: the network to look at (usually the average).
@@ -40,6 +41,8 @@ class SampleGrid:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
         z = torch.randn(
             self.per_class * self.generator.num_classes,
             self.generator.z_dim,

@@ -10,15 +10,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from monai.networks.utils import eval_mode
 from monai.utils import optional_import
-from safetensors.torch import load_file
 from torch import nn
 
+from monai_plan.metrics.image_features import torchvision_weights
 from monai_plan.metrics.nearest import nearest_rows
 from monai_plan.utils import import_torchvision
 
@@ -49,13 +48,13 @@ class LPIPSFeatures(nn.Module):
     Raises:
         ImportError: lpips or torchvision is not installed.
         FileNotFoundError: the given file, or the cached one, does not exist.
-        ValueError: the file holds other weights.
+        ValueError: the file holds other weights, or more than tensors.
     """
 
     def __init__(self, backbone_weights: str | os.PathLike | None = None, download: bool = False) -> None:
         super().__init__()
         lpips = _import_lpips()
-        weights = _backbone_weights(backbone_weights, download)
+        weights = torchvision_weights("SqueezeNet1_1_Weights", backbone_weights or "", download)
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore", UserWarning)  # torchvision: lpips calls it by a deprecated argument
             model = lpips.LPIPS(net="squeeze", pnet_rand=True, verbose=False)
@@ -218,24 +217,6 @@ def _import_lpips():
     if not found:
         raise ImportError(advice)
     return lpips
-
-
-def _backbone_weights(path: str | os.PathLike | None, download: bool) -> dict[str, torch.Tensor]:
-    if path is not None:
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no backbone weights at '{path}'; give a squeezenet1_1 .safetensors or .pth file")
-        if Path(path).suffix == ".safetensors":
-            return load_file(str(path))
-        return torch.load(path, map_location="cpu", weights_only=True)
-    models, _ = optional_import("torchvision.models")
-    url = models.SqueezeNet1_1_Weights.IMAGENET1K_V1.url
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-    if not cached.is_file() and not download:
-        raise FileNotFoundError(
-            f"LPIPS needs the ImageNet weights of SqueezeNet 1.1, and there are none at '{cached}'. Give their file "
-            "(backbone_weights=...), or allow the download once: LPIPSFeatures(download=True)"
-        )
-    return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
 
 
 def _load_backbone(backbone: nn.Module, weights: dict[str, torch.Tensor], path: str | os.PathLike | None) -> None:

@@ -4,6 +4,7 @@ from .bundle import explain_errors, find_bundle_root, knows_id, refuse_unknown_o
 from .checks import fingerprint, require_counts, require_own_folder, require_seeds
 from .enums import PlanKeys
 from .files import atomic_path, require_writable, sha256_of, write_json
+from .half_precision import autocast_dtype, has_half_precision
 from .picture import image_grid, save_png
 from .seeding import generator_for
 from .tensor_file import load_tensors, save_tensors

@@ -130,6 +130,22 @@ def test_a_killed_gan_stage_goes_on_where_it_was(stage_run):
     plan.networks.nets.StyleGenerator.load(job.models / "generator.safetensors", image_size=32)
 
 
+def test_the_gan_stage_on_two_processes(stage_run):
+    job = stage_run("train_gan")
+    (job.models / "generator.safetensors").unlink()
+    words = job.command(**{"gan#images": 64, "gan#images_per_epoch": 64})
+    files = words[words.index("--config_file") + 1].replace("]", f", '{BUNDLE / 'configs' / 'multi_gpu_train.json'}']")
+    words[words.index("--config_file") + 1] = files
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = in_shell([*launch, *words[1:]], timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    plan.networks.nets.StyleGenerator.load(job.models / "generator.safetensors", image_size=32)
+    saved = torch.load(job.output / "train_gan" / "checkpoint.pt", weights_only=True)
+    assert saved["position"] == {"epoch": 1, "iteration": 2}  # 64 images in batches of 16 on two processes
+    records = json.loads((job.output / "train_gan" / "quality.json").read_text())
+    assert [record["images"] for record in records] == [64]
+
+
 def test_a_stage_killed_between_checkpoint_and_file_only_writes_it(stage_run):
     job = stage_run("train_gan")
     run(job.workflow())

@@ -9,12 +9,15 @@ import torch
 from monai.data import DataLoader, MetaTensor
 from monai.engines.utils import IterationEvents
 
+from monai_plan.data import ImageStream
 from monai_plan.engines import StyleGanTrainer
+from monai_plan.handlers import AdaptiveAugment, GeneratorEMA, ResumableCheckpoint
+from monai_plan.losses import PathLengthPenalty, StyleGanObjective
 from monai_plan.networks.layers import AugmentPipe
 from monai_plan.networks.nets import StyleDiscriminator, StyleGenerator
 
 SIZES = {"image_size": 16, "channels": 1, "num_classes": 2, "channel_base": 128, "channel_max": 16}
-KEYS = {"g_loss", "d_loss", "r1", "real_sign", "p", "images"}
+KEYS = {"g_loss", "d_loss", "r1", "r2", "path_length", "real_sign", "p", "images"}
 
 
 def items(count: int = 8) -> list[dict]:
@@ -169,15 +172,168 @@ def test_the_generator_step_leaves_the_discriminators_gradients_alone():
     assert all(parameter.grad is not None for parameter in trainer.generator.parameters())
 
 
-def test_r1_every_interval_only():
+@pytest.mark.parametrize(
+    ("figure", "on", "off"),
+    [
+        ("r1", {"r1_gamma": 1.0, "penalty_interval": 3}, {"r1_gamma": 0.0}),
+        ("r2", {"r2_gamma": 1.0, "penalty_interval": 3}, {"r2_gamma": 0.0}),
+        ("path_length", {"path_length_weight": 2.0, "path_length_interval": 3}, {"path_length_weight": 0.0}),
+    ],
+)
+def test_lazy_regularisers_every_interval_only(figure, on, off):
     penalties = []
-    trainer = make(epochs=2, r1_interval=3, r1_gamma=1.0)
-    trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda e: penalties.append(e.state.output["r1"]))
+    trainer = make(epochs=2, objective=StyleGanObjective(**on))
+    trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda e: penalties.append(e.state.output[figure]))
     trainer.run()
     assert [value > 0 for value in penalties] == [True, False, False, True]
-    off = make(r1_gamma=0.0)
-    off.run()
-    assert off.state.output["r1"] == 0.0
+    without = make(objective=StyleGanObjective(**off))
+    without.run()
+    assert without.state.output[figure] == 0.0
+    other = make(epochs=2, objective=StyleGanObjective(**off))
+    other.run()
+    assert any(not torch.equal(value, weights(other)[name]) for name, value in weights(trainer).items())
+
+
+def test_the_relativistic_loss_compares_pairs():
+    trainer = make(objective=StyleGanObjective(loss="relativistic", r2_gamma=0.1))
+    with torch.no_grad():  # a blind discriminator: every logit is 0, the relativistic loss log 2 for both sides
+        trainer.discriminator.out.weight.zero_()
+    outputs = []
+    trainer.d_optimizer = torch.optim.SGD(trainer.discriminator.parameters(), lr=0.0)
+    trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda e: outputs.append(e.state.output))
+    trainer.run()
+    assert outputs[0]["d_loss"] == outputs[0]["g_loss"] == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_mixing_gives_the_later_layers_to_a_second_latent():
+    trainer = make(objective=StyleGanObjective(mixing=0.5))
+    seen = []
+    trainer.generator.synthesize = lambda ws, noise, rng: (
+        seen.append(ws) or ws.mean(dim=(1, 2))[:, None, None, None].expand(-1, 1, 16, 16)
+    )
+    trainer.run()
+    ws = torch.cat([w.detach() for w in seen])
+    assert ws.shape == (16, trainer.generator.num_ws, 8)
+    for layers in ws:
+        changes = (layers.diff(dim=0).abs().sum(dim=1) > 0).sum()
+        assert changes <= 1
+    mixed = [(layers[0] != layers[-1]).any().item() for layers in ws]
+    assert 0 < sum(mixed) < len(mixed)
+
+
+class Plain(torch.nn.Module):
+    """A generator and a discriminator in one, without chance and without statistics of the batch."""
+
+    z_dim, num_ws = 4, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.5, -0.2]))
+        self.register_buffer("w_avg", torch.zeros(4))
+
+    def map_latents(self, z, labels):
+        return torch.ones_like(z) * self.weight[labels][:, None]
+
+    def synthesize(self, w, noise, rng):
+        return w[:, :1, None, None].expand(-1, 1, 16, 16)
+
+    def forward(self, images, labels):
+        return images.mean(dim=(1, 2, 3)) * self.weight[labels]
+
+
+@pytest.mark.parametrize("loss", ["logistic", "relativistic"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(loss):
+    outputs, trained = [], []
+    for accumulate in (1, 2, 4):
+        trainer = make(accumulate=accumulate, p=0.0, objective=StyleGanObjective(loss, r1_gamma=1.0, r2_gamma=0.5))
+        trainer.generator, trainer.discriminator = Plain(), Plain()
+        trainer.g_optimizer = torch.optim.SGD(trainer.generator.parameters(), 0.1)
+        trainer.d_optimizer = torch.optim.SGD(trainer.discriminator.parameters(), 0.1)
+        trainer.run()
+        outputs.append(trainer.state.output)
+        trained.append(torch.cat([trainer.generator.weight, trainer.discriminator.weight]).detach())
+    assert outputs[1] == pytest.approx(outputs[0]) and outputs[2] == pytest.approx(outputs[0])
+    torch.testing.assert_close(trained[1], trained[0])
+    torch.testing.assert_close(trained[2], trained[0])
+    assert (trained[0] - torch.tensor([0.5, -0.2] * 2)).abs().min() > 1e-4
+
+
+def test_a_batch_that_cannot_be_cut_is_refused():
+    with pytest.raises(ValueError, match="4 images cannot be cut into 3 equal parts"):
+        make(accumulate=3).run()
+
+
+def test_float16_scales_its_gradients():
+    objective = StyleGanObjective(r2_gamma=0.1, path_length_weight=2.0)
+    trainer = make(amp=True, amp_dtype=torch.float16, objective=objective)
+    before = weights(trainer)
+    trainer.run()
+    assert trainer.g_scaler.is_enabled() and trainer.d_scaler.is_enabled()
+    after = weights(trainer)
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert not torch.equal(before["g.mapping.layers.0.weight"], after["g.mapping.layers.0.weight"])
+    assert not make(amp=True, amp_dtype=torch.bfloat16).g_scaler.is_enabled()
+
+
+class Killed(RuntimeError):
+    pass
+
+
+@pytest.mark.parametrize("kill_at", [1, 3, 4, 6])
+def test_a_killed_run_resumes_to_the_same_batches_latents_and_weights(tmp_path, kill_at):
+    def run(folder, kill: int = 0):
+        data = items(10)
+        for number, item in enumerate(data):
+            item["number"] = number
+        path_length = PathLengthPenalty()
+        trainer = make(
+            DataLoader(data, batch_size=4, sampler=ImageStream([0, 1] * 5, seed=3), drop_last=True),
+            epochs=4,
+            p=0.3,
+            epoch_length=2,
+            objective=StyleGanObjective(r2_gamma=0.05, penalty_interval=3, path_length_weight=2.0, mixing=0.5),
+            path_length=path_length,
+        )
+        average = copy.deepcopy(trainer.generator)
+        adaptive = AdaptiveAugment(trainer.augment, images_to_full=100, interval=3)
+        adaptive.attach(trainer)
+        GeneratorEMA(trainer.generator, average).attach(trainer)
+        objects = {
+            "generator": trainer.generator,
+            "average": average,
+            "discriminator": trainer.discriminator,
+            "augment": trainer.augment,
+            "adaptive": adaptive,
+            "path_length": path_length,
+            "g_optimizer": trainer.g_optimizer,
+            "d_optimizer": trainer.d_optimizer,
+        }
+        ResumableCheckpoint(folder / "checkpoint.pt", objects).attach(trainer)
+        seen = {}
+
+        def look(engine):
+            if engine.state.iteration == kill:
+                raise Killed
+            seen[engine.state.iteration] = (engine.state.batch["number"].tolist(), engine.state.output)
+
+        trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, look)
+        try:
+            trainer.run()
+        except Killed:
+            return None
+        return seen, {f"average.{k}": v for k, v in average.state_dict().items()} | weights(trainer)
+
+    torch.manual_seed(kill_at)  # the global state must not matter
+    seen, expected = run(tmp_path / "whole")
+    run(tmp_path / "cut", kill=kill_at)
+    torch.manual_seed(99)
+    resumed, found = run(tmp_path / "cut")
+    assert min(resumed) == (kill_at - 1) // 2 * 2 + 1 and max(resumed) == 8
+    for iteration, (numbers, output) in resumed.items():
+        assert numbers == seen[iteration][0]
+        assert output == pytest.approx(seen[iteration][1], rel=1e-4, abs=1e-6)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
 
 
 def test_w_avg_by_hand():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import ignite.distributed as idist
 import pytest
 from ignite.engine import Engine, Events
 
@@ -24,6 +25,22 @@ def test_one_bar_over_the_whole_run(capsys, output, figure):
     shown = capsys.readouterr().err
     assert "GAN" in shown and "6/6" in shown and "/3" not in shown and figure in shown
     assert ("=" in shown) == bool(figure)
+
+
+def test_images_are_counted_where_the_output_has_them(capsys):
+    engine = Engine(lambda *_: {"images": 16, "g_loss": 0.5})
+    EpochBar("GAN").attach(engine)
+    engine.run(range(3), max_epochs=2)
+    shown = capsys.readouterr().err
+    assert "96/96" in shown and "img/s" in shown and "g_loss=0.5" in shown and "images=" not in shown
+
+
+def test_only_process_0_shows_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr(idist, "get_rank", lambda: 1)
+    engine = Engine(lambda *_: {"images": 16})
+    EpochBar("GAN").attach(engine)
+    engine.run(range(3), max_epochs=2)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_resumed_run_starts_where_it_was_left(capsys):

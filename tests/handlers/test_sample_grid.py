@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -46,3 +47,10 @@ def test_one_row_a_class_and_the_same_latents_each_time(tmp_path):
     with Image.open(tmp_path / "grids" / "samples_0000010.png") as picture:
         assert picture.size == (3 * 8 + 2 * 2, 2 * 8 + 2)
         assert picture.getpixel((0, 0)) == 0 and picture.getpixel((0, 10)) == 255
+
+
+def test_only_process_0_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(idist, "get_rank", lambda: 1)
+    network = Flat()
+    SampleGrid(network, tmp_path)(Engine(lambda *_: None))
+    assert list(tmp_path.iterdir()) == [] and network.seen == []

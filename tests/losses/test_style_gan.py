@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from monai_plan.losses.style_gan import discriminator_logistic_loss, generator_logistic_loss, r1_penalty
+from monai_plan.losses.style_gan import discriminator_logistic_loss, generator_logistic_loss, gradient_penalty
 
 
 def softplus(x: float) -> float:
@@ -34,7 +34,7 @@ def test_large_logits_stay_finite():
 def test_r1_of_a_linear_discriminator_is_the_squared_norm_of_its_weight():
     weight = torch.tensor([[1.0, -2.0], [3.0, 0.5]], requires_grad=True)
     images = torch.randn(5, 1, 2, 2).requires_grad_(True)
-    penalty = r1_penalty((images * weight).sum(dim=(1, 2, 3)), images)
+    penalty = gradient_penalty((images * weight).sum(dim=(1, 2, 3)), images)
     assert penalty.item() == pytest.approx(1 + 4 + 9 + 0.25)
     penalty.backward()  # d|w|^2 / dw = 2 w: the penalty trains the discriminator
     torch.testing.assert_close(weight.grad, 2 * weight.detach())
@@ -42,5 +42,5 @@ def test_r1_of_a_linear_discriminator_is_the_squared_norm_of_its_weight():
 
 def test_r1_of_a_quadratic_discriminator_is_the_mean_over_images():
     images = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).requires_grad_(True)
-    penalty = r1_penalty(images.square().flatten(), images)  # gradients 2 and 6
+    penalty = gradient_penalty(images.square().flatten(), images)  # gradients 2 and 6
     assert penalty.item() == pytest.approx((4 + 36) / 2)

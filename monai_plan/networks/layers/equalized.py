@@ -13,13 +13,19 @@ import torch.nn.functional as F
 
 from monai_plan.networks.layers.resample import blur
 
-__all__ = ["EqualizedConv2d", "EqualizedLinear", "lrelu"]
+__all__ = ["LRELU_GAIN", "EqualizedConv2d", "EqualizedLinear", "lrelu_"]
 
 
-def lrelu(x: torch.Tensor, gain: float = 1.0, clamp: float | None = None) -> torch.Tensor:
-    """Leaky ReLU (slope 0.2) times sqrt(2), which keeps the second moment; clamped after the gain if asked for."""
-    x = F.leaky_relu(x, 0.2) * (math.sqrt(2.0) * gain)
-    return x if clamp is None else x.clamp(-clamp * gain, clamp * gain)
+LRELU_GAIN = math.sqrt(2.0)  # keeps the second moment through the leaky ReLU
+
+
+def lrelu_(x: torch.Tensor, bound: float | None = None) -> torch.Tensor:
+    """Leaky ReLU (slope 0.2) of ``x``, which is overwritten; then clamped to +-``bound`` if given.
+
+    Positive factors pass through it: callers scale weights and biases by ``LRELU_GAIN`` instead of the activations.
+    """
+    x = F.leaky_relu_(x, 0.2)
+    return x if bound is None else x.clamp(-bound, bound)
 
 
 class EqualizedLinear(nn.Module):
@@ -49,8 +55,9 @@ class EqualizedLinear(nn.Module):
         self.activate = activate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.linear(x, self.weight * self.weight_gain, self.bias * self.bias_gain)
-        return lrelu(y) if self.activate else y
+        gain = LRELU_GAIN if self.activate else 1.0
+        y = F.linear(x, self.weight * (self.weight_gain * gain), self.bias * (self.bias_gain * gain))
+        return lrelu_(y) if self.activate else y
 
 
 class EqualizedConv2d(nn.Module):
@@ -85,12 +92,19 @@ class EqualizedConv2d(nn.Module):
 
     def forward(self, x: torch.Tensor, gain: float = 1.0) -> torch.Tensor:
         """``x`` is [B, C_in, H, W]; returns [B, C_out, H / down, W / down], scaled by ``gain``."""
-        weight = self.weight * self.weight_gain
+        bound = None if self.clamp is None else self.clamp * gain
+        gain = gain * LRELU_GAIN if self.activate else gain
+        weight = self.weight * (self.weight_gain * gain)
+        bias = None if self.bias is None else self.bias * gain
         kernel = weight.shape[-1]
+        if kernel == 1:  # a matrix product, whose result is channels-last whatever the input
+            x = x if self.down == 1 else blur(x, padding=(1, 1), stride=2)
+            pixels = x.permute(0, 2, 3, 1)
+            y = F.linear(pixels.flatten(0, 2), weight.flatten(1), bias)
+            y = lrelu_(y, bound) if self.activate else y
+            return y.unflatten(0, pixels.shape[:3]).permute(0, 3, 1, 2)
         if self.down == 1:
-            y = F.conv2d(x, weight, self.bias, padding=kernel // 2)
-        elif kernel == 1:  # low-pass and decimate before the cheap 1x1 convolution
-            y = F.conv2d(blur(x, padding=(1, 1), stride=2), weight, self.bias)
+            y = F.conv2d(x, weight, bias, padding=1)
         else:
-            y = F.conv2d(blur(x, padding=(2, 2)), weight, self.bias, stride=2)
-        return lrelu(y, gain, self.clamp) if self.activate else y * gain
+            y = F.conv2d(blur(x, padding=(2, 2)), weight, bias, stride=2)
+        return lrelu_(y, bound) if self.activate else y

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from monai_plan.networks.layers.equalized import EqualizedLinear, lrelu
+from monai_plan.networks.layers.equalized import LRELU_GAIN, EqualizedLinear, lrelu_
 from monai_plan.networks.layers.resample import blur
 
 __all__ = ["ModulatedConv2d", "ToImage"]
@@ -56,15 +56,19 @@ class ModulatedConv2d(nn.Module):
             x = F.conv2d(x, self.weight, padding=1)
         else:
             x = blur(F.conv_transpose2d(x, self.weight.transpose(0, 1), stride=2), padding=(1, 1), gain=4.0)
-        x = x * demodulation[:, :, None, None].to(x.dtype)
+        scale = (demodulation * LRELU_GAIN)[:, :, None, None].to(x.dtype)
+        x = x * scale if x.requires_grad else x.mul_(scale)
+        shift = (self.bias * LRELU_GAIN)[:, None, None]
+        strength = self.noise_strength * LRELU_GAIN
         if noise == "const":
-            x = x + (self.noise_const * self.noise_strength).to(x.dtype)
+            shift = shift + self.noise_const * strength
         elif noise == "random":
             drawn = torch.randn(x.shape[0], 1, self.size, self.size, device=x.device, generator=rng)
-            x = x + (drawn * self.noise_strength).to(x.dtype)
+            x.add_((drawn * strength).to(x.dtype))
         elif noise != "none":
             raise ValueError(f"noise is '{noise}'; choose 'const' (replayable), 'random' or 'none'")
-        return lrelu(x + self.bias[:, None, None].to(x.dtype), clamp=self.clamp)
+        x.add_(shift.to(x.dtype))
+        return lrelu_(x, self.clamp)
 
 
 class ToImage(nn.Module):
@@ -80,5 +84,8 @@ class ToImage(nn.Module):
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         styles = self.affine(w) * self.weight_gain
-        y = F.conv2d(x * styles[:, :, None, None].to(x.dtype), self.weight, self.bias)
+        weights = styles[:, :, None] * self.weight[:, :, 0, 0].t()
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        y = torch.baddbmm(self.bias.to(x.dtype), pixels, weights.to(x.dtype))
+        y = y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
         return y if self.clamp is None else y.clamp(-self.clamp, self.clamp)

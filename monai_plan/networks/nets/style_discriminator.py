@@ -9,6 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from monai_plan.networks.layers.equalized import EqualizedConv2d, EqualizedLinear
+from monai_plan.networks.nets.saved_network import SavedNetwork
 from monai_plan.networks.nets.style_generator import MappingNetwork, channels_at, resolutions
 
 __all__ = ["StyleDiscriminator", "minibatch_deviation"]
@@ -40,7 +41,7 @@ class _ResidualBlock(nn.Module):
         return self.skip(x, gain) + self.conv1(self.conv0(x), gain)
 
 
-class StyleDiscriminator(nn.Module):
+class StyleDiscriminator(SavedNetwork):
     """Image and label to a realness logit.
 
     Args:
@@ -54,6 +55,8 @@ class StyleDiscriminator(nn.Module):
         clamp: bound of the activations for half precision, or ``None``.
     """
 
+    schema = "style_discriminator"
+
     def __init__(
         self,
         image_size: int = 64,
@@ -66,6 +69,16 @@ class StyleDiscriminator(nn.Module):
         clamp: float | None = None,
     ) -> None:
         super().__init__()
+        self.config = {
+            "image_size": image_size,
+            "channels": channels,
+            "num_classes": num_classes,
+            "channel_base": channel_base,
+            "channel_max": channel_max,
+            "mapping_layers": mapping_layers,
+            "group_size": group_size,
+            "clamp": clamp,
+        }
         sizes = resolutions(image_size)[:0:-1]
         widths = [channels_at(size, channel_base, channel_max) for size in sizes]
         last = channels_at(4, channel_base, channel_max)
@@ -84,7 +97,7 @@ class StyleDiscriminator(nn.Module):
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Images [B, channels, S, S] in [-1, 1] and labels int64 [B] give logits [B]."""
-        x = self.from_image(images.contiguous(memory_format=torch.channels_last))
+        x = self.from_image(images)
         for block in self.blocks:
             x = block(x)
         x = self.conv(minibatch_deviation(x, self.group_size))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +11,7 @@ import torch.nn.functional as F
 from monai_plan.networks.layers.equalized import EqualizedLinear
 from monai_plan.networks.layers.modulated_conv import ModulatedConv2d, ToImage
 from monai_plan.networks.layers.resample import upsample
-from monai_plan.utils import load_tensors, save_tensors
+from monai_plan.networks.nets.saved_network import SavedNetwork
 
 __all__ = ["MappingNetwork", "StyleGenerator", "channels_at", "resolutions"]
 
@@ -116,7 +114,7 @@ class _SynthesisBlock(nn.Module):
         return x, part if image is None else upsample(image) + part
 
 
-class StyleGenerator(nn.Module):
+class StyleGenerator(SavedNetwork):
     """Latent z and label to an image, by way of w; the skip ("input/output skips") architecture.
 
     Args:
@@ -218,30 +216,3 @@ class StyleGenerator(nn.Module):
     ) -> torch.Tensor:
         """z [B, z_dim] and labels int64 [B] to images [B, channels, image_size, image_size]."""
         return self.synthesize(self.map_latents(z, labels, truncation), noise, rng)
-
-    def save(self, path: str | os.PathLike, **meta: object) -> Path:
-        """Write weights and constructor arguments as safetensors."""
-        return save_tensors(path, self.state_dict(), self.schema, meta={"config": self.config, **meta})
-
-    @classmethod
-    def load(cls, path: str | os.PathLike, **expected: int) -> StyleGenerator:
-        """Read a file of :meth:`save`.
-
-        Args:
-            path: the file.
-            expected: constructor arguments that the generator must have been made with, e.g. ``image_size=64``.
-
-        Raises:
-            FileNotFoundError, ValueError: see :func:`monai_plan.utils.load_tensors`; or the generator is another one
-                than ``expected``.
-        """
-        tensors, meta = load_tensors(path, cls.schema)
-        for name, value in expected.items():
-            if meta["config"][name] != value:
-                raise ValueError(
-                    f"the generator in '{path}' has {name}={meta['config'][name]}, and {name}={value} is asked for. "
-                    f"Set {name} to {meta['config'][name]}, or train another generator (train_gan.json)"
-                )
-        network = cls(**meta["config"])
-        network.load_state_dict(tensors)
-        return network

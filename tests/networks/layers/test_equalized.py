@@ -9,7 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from monai_plan.networks.layers import EqualizedConv2d, EqualizedLinear
-from monai_plan.networks.layers.equalized import lrelu
+from monai_plan.networks.layers.equalized import LRELU_GAIN, lrelu_
+
+
+@pytest.mark.parametrize(("bound", "expected"), [(None, [-0.2, 0.0, 3.0]), (2.0, [-0.2, 0.0, 2.0])])
+def test_lrelu_by_hand(bound, expected):
+    torch.testing.assert_close(lrelu_(torch.tensor([-1.0, 0.0, 3.0]), bound), torch.tensor(expected))
 
 
 @pytest.mark.parametrize(
@@ -21,8 +26,21 @@ from monai_plan.networks.layers.equalized import lrelu
         (0.5, 2.0, [-0.1 * math.sqrt(2), 0.0, 1.0]),  # the bound is multiplied by the gain
     ],
 )
-def test_lrelu_by_hand(gain, clamp, expected):
-    torch.testing.assert_close(lrelu(torch.tensor([-1.0, 0.0, 3.0]), gain, clamp), torch.tensor(expected))
+def test_gain_and_clamp_by_hand(gain, clamp, expected):
+    layer = EqualizedConv2d(1, 1, 1, clamp=clamp)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+        layer.bias.fill_(1.0)
+    result = layer(torch.tensor([-2.0, -1.0, 2.0]).reshape(1, 1, 1, 3), gain)
+    torch.testing.assert_close(result.flatten(), torch.tensor(expected))
+
+
+@pytest.mark.parametrize("down", [1, 2])
+def test_second_derivatives(down):
+    torch.manual_seed(0)
+    layer = EqualizedConv2d(2, 3, 3, down=down, clamp=1.0).double()
+    x = torch.randn(1, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(layer, x)
 
 
 @pytest.mark.parametrize("lr_multiplier", [1.0, 0.01])
@@ -62,6 +80,6 @@ def test_halving_convolution_is_filter_then_convolution_then_every_second_pixel(
     taps = torch.tensor([1.0, 3.0, 3.0, 1.0], dtype=torch.float64) / 8
     filters = torch.outer(taps, taps).expand(3, 1, 4, 4)
     low = F.conv2d(F.pad(x, [kernel // 2 + 1] * 4), filters, groups=3)
-    expected = lrelu(F.conv2d(low, layer.weight / math.sqrt(3 * kernel**2))[:, :, ::2, ::2])
+    expected = LRELU_GAIN * F.leaky_relu(F.conv2d(low, layer.weight / math.sqrt(3 * kernel**2))[:, :, ::2, ::2], 0.2)
     assert expected.shape == (2, 5, 4, 4)
     torch.testing.assert_close(layer(x), expected)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from monai_plan.networks.layers import ModulatedConv2d, ToImage
-from monai_plan.networks.layers.equalized import lrelu
 
 
 def literal(layer: ModulatedConv2d, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -31,6 +30,10 @@ def literal(layer: ModulatedConv2d, x: torch.Tensor, w: torch.Tensor) -> torch.T
         filters = torch.outer(taps, taps).expand(y.shape[1], 1, 4, 4)
         y = F.conv2d(y, filters, padding=1, groups=y.shape[1])
     return y
+
+
+def lrelu(x: torch.Tensor) -> torch.Tensor:
+    return math.sqrt(2) * F.leaky_relu(x, 0.2)
 
 
 @pytest.fixture
@@ -84,6 +87,19 @@ def test_noise_modes(layer):
     assert not torch.equal(random(0), random(1))
     with pytest.raises(ValueError, match="'loud'.*'const'"):
         layer(x, w, "loud")
+
+
+@pytest.mark.parametrize("noise", ["const", "random", "none"])
+@pytest.mark.parametrize("layer", [1, 2], indirect=True)
+def test_second_derivatives(layer, noise):
+    layer = layer.double()
+    x, w = (v[:1, :, :2, :2] if v.ndim == 4 else v[:1] for v in inputs(layer))
+    layer.size, layer.noise_const = 2 * layer.up, layer.noise_const[: 2 * layer.up, : 2 * layer.up]
+
+    def image(w: torch.Tensor) -> torch.Tensor:
+        return layer(x, w, noise, torch.Generator().manual_seed(0))
+
+    assert torch.autograd.gradgradcheck(image, w.requires_grad_(True))
 
 
 @pytest.mark.parametrize("layer", [1], indirect=True)
