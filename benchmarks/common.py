@@ -1,9 +1,11 @@
-"""What every benchmark says about where and when it was run."""
+"""What the benchmarks have in common: timing, and what each says about where and when it was run."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
+import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -39,3 +41,14 @@ def about(device: torch.device) -> dict[str, Any]:
         "commit": commit(),
         "torch": str(torch.__version__),
     }
+
+
+def seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Wall time of one call, the device's queue included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    begin = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begin

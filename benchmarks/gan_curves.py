@@ -5,7 +5,7 @@ the averaged generator are scored afterwards, each against the validation split 
 for all recipes; the test split is not opened here. ``floor_*`` is the training split scored in the samples' place. A
 killed run goes on where it was; what is complete is not done again, so recipes may be spread over several processes.
 
-    python benchmarks/gan_curves.py --dataset_dir SHENZHEN --work DIR --recipes base mixing --seeds 0 1 --json FILE
+    python benchmarks/gan_curves.py --dataset_dir SHENZHEN --datalist JSON --work DIR --json FILE --picture PNG
     python benchmarks/gan_curves.py --quick --json FILE
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from common import about
 from ignite.engine import Engine, Events
+from matplotlib.figure import Figure
 from monai.bundle import ConfigParser
 
 from monai_plan.engines import class_signal
@@ -212,11 +213,29 @@ def show(record: dict[str, Any], figures: Sequence[str]) -> None:
             print(place + " ".join(f"{last.get(name, nan):>12.3f}" for name in figures))
 
 
+def picture(record: dict[str, Any], path: Path) -> None:
+    """KID and FID against seconds: a colour for each recipe, a line for each seed, the floor dashed."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for panel, name in zip(panels, ("kid", "fid"), strict=True):
+        for number, (recipe, held) in enumerate(record["recipes"].items()):
+            for order, run in enumerate(held["seeds"].values()):
+                label = None if order else recipe.replace("_", " ")
+                panel.plot(run["seconds"], run[name], marker=".", color=f"C{number}", label=label)
+        panel.axhline(record[f"floor_{name}"], color="black", linestyle="--", label="real against real")
+        panel.set(
+            xlabel="processor seconds", ylabel=f"{name.upper()} to {record['n_held_out']} held-out images", ylim=0
+        )
+    panels[1].legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+
+
 def main() -> None:
     """Train what is missing, score it, print the table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="phantoms, two recipes, some hundred images: a check")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--picture", type=Path, help="draw the curves here")
     parser.add_argument("--dataset_dir", default="", help="real images (default: the embedded phantoms)")
     parser.add_argument("--datalist", default="", help="their split, by `python -m monai_plan datalist`")
     parser.add_argument("--work", type=Path, default=Path("gan_curves"), help="folder of checkpoints and snapshots")
@@ -243,6 +262,8 @@ def main() -> None:
     show(record, ("kid", "fid", "recall", "coverage", "memorisation_score", "intensity_mean_drift_0", "class_auroc"))
     if options.json:
         write_json(options.json, record)
+    if options.picture:
+        picture(record, options.picture)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import about, machine
+from common import about, machine, seconds
 from monai.networks.nets import resnet18
 
 from monai_plan.latent import AnchorPairs, WalkSteering, pair_anchors, random_anchors, walk_private
@@ -60,17 +59,6 @@ def make_steering(size: int, seed: int, device: torch.device) -> WalkSteering:
         for classes in (IDENTITIES, 2)
     ]
     return WalkSteering(*(network.to(device).eval() for network in (generator, *classifiers)))
-
-
-def seconds(call: Callable[[], torch.Tensor], device: torch.device) -> float:
-    """Wall time of one call, the device's queue included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
 
 
 def measure(size: int, arguments: argparse.Namespace, device: torch.device) -> dict:

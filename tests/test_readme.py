@@ -16,7 +16,7 @@ from monai_plan.latent import PrivacyGate, WalkSet
 from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
 
 REPOSITORY = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "docs/data.md", "docs/log.md", "bundles/plan_tb/docs/README.md", "CHANGELOG.md"]
+DOCUMENTS = ["README.md", "docs/convert.md", "docs/data.md", "docs/log.md", "bundles/plan_tb/docs/README.md", "CHANGELOG.md"]
 FILES = ("walks_private.safetensors", "generator.safetensors", "gate.safetensors")
 
 
@@ -97,7 +97,7 @@ def test_named_configs_are_there(document):
 def test_named_options_of_the_command_line_exist(capsys):
     text = "\n".join((REPOSITORY / document).read_text(encoding="utf-8") for document in DOCUMENTS)
     commands = re.findall(r"^python -m monai_plan (\w+) ((?:[^\n\\]|\\\n)*)", text, flags=re.M)
-    assert {name for name, _ in commands} == {"datalist", "pipeline"}
+    assert {name for name, _ in commands} == {"convert", "datalist", "pipeline"}
     for name, words in commands:
         with pytest.raises(SystemExit):
             main([name, "--help"])
