@@ -31,7 +31,7 @@ from monai_plan.handlers import EpochBar
 from monai_plan.handlers.generator_quality import class_counts
 from monai_plan.metrics import GenerationQuality
 from monai_plan.networks.nets import StyleGenerator
-from monai_plan.utils import generator_for, load_tensors, write_json
+from monai_plan.utils import generator_for, load_tensors, weights_digest, write_json
 
 CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
 BASE: dict[str, Any] = {
@@ -66,6 +66,7 @@ class Snapshots:
         self.average = average
         self.folder = folder
         self.seconds = 0.0
+        self.digest = weights_digest(average)
 
     def state_dict(self) -> dict[str, float]:
         return {"seconds": self.seconds}
@@ -84,6 +85,12 @@ class Snapshots:
         self.seconds += time.process_time() - self.begun
         output: Any = engine.state.output
         images = engine.state.iteration * output["images"]
+        digest = weights_digest(self.average)
+        if digest == self.digest:
+            raise RuntimeError(
+                f"the averaged generator did not change up to image {images}: it is not the one in training"
+            )
+        self.digest = digest
         self.average.save(self.folder / f"{images:08d}.safetensors", images=images, seconds=self.seconds, p=output["p"])
 
 
@@ -93,6 +100,7 @@ def configured(options: argparse.Namespace, folder: Path, **overrides: Any) -> C
     parser.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "train_gan.json")])
     common = {
         "bundle_root": str(CONFIGS.parent),
+        "device": "$torch.device('cpu')",
         "dataset_dir": options.dataset_dir,
         "datalist": options.datalist,
         "output_dir": str(folder),
@@ -113,17 +121,19 @@ def train(recipe: str, seed: int, options: argparse.Namespace) -> Path:
     folder = Path(options.work) / recipe / str(seed)
     if (folder / f"{options.images // options.every * options.every:08d}.safetensors").is_file():
         return folder
-    parser = configured(options, folder, seed=seed, **RECIPES[recipe])
-    checkpoint = parser.get_parsed_content("gan#resumable")
-    snapshots = Snapshots(parser.get_parsed_content("gan#average"), folder)
-    checkpoint.objects = {
-        name: item for name, item in checkpoint.objects.items() if name not in ("quality", "watch", "class_signal")
-    } | {"snapshots": snapshots}
-    steering = [parser.get_parsed_content(f"gan#{name}") for name in ("adaptive", "ema")]
-    parser["gan#handlers"] = [*steering, snapshots, checkpoint, EpochBar(f"{recipe} {seed}")]
-    for node in ("initialize", "gan#trainer"):
-        parser.get_parsed_content(node)
-    parser.get_parsed_content("gan#trainer").run()
+    handlers = {"gan#handlers": ["@gan#adaptive", "@gan#ema"]}  # measuring is left to later: see score
+    parser = configured(options, folder, seed=seed, **handlers, **RECIPES[recipe])
+    parser.get_parsed_content("initialize")
+    trainer, average, checkpoint = (
+        parser.get_parsed_content(f"gan#{name}") for name in ("trainer", "average", "resumable")
+    )
+    snapshots = Snapshots(average, folder)
+    for name in ("quality", "watch", "class_signal"):
+        del checkpoint.objects[name]
+    checkpoint.objects["snapshots"] = snapshots
+    for handler in (snapshots, checkpoint, EpochBar(f"{recipe} {seed}")):
+        handler.attach(trainer)
+    trainer.run()
     return folder
 
 

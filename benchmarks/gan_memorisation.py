@@ -56,6 +56,7 @@ def main() -> None:
         {
             "splits": splits,
             "bundle_root": str(CONFIGS.parent),
+            "device": "$torch.device('cpu')",
             "dataset_dir": options.dataset_dir,
             "datalist": options.datalist,
             "output_dir": str(folder),

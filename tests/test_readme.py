@@ -16,7 +16,10 @@ from monai_plan.latent import PrivacyGate, WalkSet
 from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
 
 REPOSITORY = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "docs/convert.md", "docs/data.md", "docs/log.md", "bundles/plan_tb/docs/README.md", "CHANGELOG.md"]
+DOCUMENTS = [
+    *("README.md", "docs/benchmarks.md", "docs/convert.md", "docs/data.md", "docs/log.md"),
+    *("bundles/plan_tb/docs/README.md", "CHANGELOG.md"),
+]
 FILES = ("walks_private.safetensors", "generator.safetensors", "gate.safetensors")
 
 

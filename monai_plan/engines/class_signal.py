@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,8 @@ def class_signal(
         learning_rate: of the classifier.
         class_shares: how often each class is drawn, [num_classes], in proportion; ``None`` for equally often.
         noise: the generator's: "random" as in training, "const" or "none".
-        prepare_batch: as of :func:`~monai_plan.engines.train_classifier`, e.g. one that augments.
+        prepare_batch: as of :func:`~monai_plan.engines.train_classifier`, e.g. one that augments; a copy is used, so
+            that its draws are the same each time.
         amp: bfloat16 autocast, of generator and classifier.
         seed: of latents, labels and classifier; the same seed gives the same figures.
 
@@ -113,7 +115,7 @@ def class_signal(
             epochs,
             learning_rate,
             device,
-            prepare_batch=prepare_batch,
+            prepare_batch=copy.deepcopy(prepare_batch),
             amp=amp,
             description="class signal",
         )

@@ -29,15 +29,21 @@ __all__ = ["StyleGanTrainer", "require_batch"]
 
 Figures = dict[str, torch.Tensor]
 
+_LAZY = ("r1", "r2", "path_length_penalty")
+
 
 class StyleGanTrainer(Trainer):
     """Alternates one discriminator and one generator step a batch, with lazy regularisation and augmentation.
 
-    After each iteration ``engine.state.output`` is a dict of numbers ``g_loss, d_loss, r1, r2, path_length, real_sign,
-    p, images``. ``real_sign`` is the mean sign of D on the real batch, which steers adaptive augmentation (with the
-    relativistic loss, where only differences mean anything, that of D(real) - D(fake)); ``images`` is the number of
-    real images that all processes saw. Nothing is decollated: ``postprocessing`` gets the whole batch and these figures
-    as one dict.
+    After each iteration ``engine.state.output`` is a dict of numbers ``g_loss, d_loss, r1, r2, path_length_penalty,
+    real_sign, p, images``. The lazy ones (``r1``, ``r2``, ``path_length_penalty``) keep their last value in between
+    (0 before the first, also in a resumed run).
+    ``real_sign`` is the mean sign of D on the real batch, which steers adaptive augmentation (with the relativistic
+    loss, where only differences mean anything, that of D(real) - D(fake)); ``images`` is the number of real images that
+    all processes saw. Nothing is decollated: ``postprocessing`` gets the whole batch and these figures as one dict.
+
+    R1 and R2 are taken at the images that the discriminator sees, after augmentation. (StyleGAN2-ADA differentiates
+    through the augmentation; taken so the penalty is cheaper, and does not depend on contrast and scale.)
 
     Every draw is keyed by (seed, purpose, iteration, process, part of the batch), in a resumed run too. A loader whose
     sampler has ``seek`` (:class:`monai_plan.data.ImageStream`) goes on where it was left, so that a resumed run sees
@@ -55,18 +61,20 @@ class StyleGanTrainer(Trainer):
         objective: losses and regularisers.
         path_length: the running mean of path lengths; give one to keep it in a checkpoint.
         epoch_length: iterations an epoch; the loader is repeated as needed. Default: the loader's length.
-        accumulate: parts into which a batch is cut, one after the other, to save memory; must divide the batch.
+        accumulate: parts into which a batch is cut, one after the other, to save memory, >= 1; must divide the batch.
         w_avg_decay: decay of the running mean of w per batch of latents.
         seed: see above.
         amp: autocast, in ``amp_dtype``; gradient penalties and path lengths stay in float32.
-        amp_dtype: default :func:`monai_plan.utils.autocast_dtype`; float16 comes with gradient scalers.
+        amp_dtype: default :func:`monai_plan.utils.autocast_dtype`; float16 needs gradient scalers, and networks with
+            ``clamp``.
+        g_scaler, d_scaler: gradient scalers, to keep them in a checkpoint. Default: made where float16 needs them.
         prepare_batch: as in ``monai.engines``.
         non_blocking, postprocessing, key_train_metric, additional_metrics, train_handlers: as in
             ``monai.engines.Trainer``.
 
     Raises:
-        ValueError: an empty batch, a batch without labels or one that ``accumulate`` does not divide, or losses that
-            are not finite.
+        ValueError: ``accumulate`` < 1; while it runs: an empty batch, a batch without labels or one that ``accumulate``
+            does not divide, or losses that are not finite.
     """
 
     def __init__(
@@ -87,6 +95,8 @@ class StyleGanTrainer(Trainer):
         seed: int = 0,
         amp: bool = False,
         amp_dtype: torch.dtype | None = None,
+        g_scaler: torch.amp.GradScaler | None = None,
+        d_scaler: torch.amp.GradScaler | None = None,
         prepare_batch: Callable = default_prepare_batch,
         non_blocking: bool = False,
         postprocessing: Callable | None = None,
@@ -94,6 +104,8 @@ class StyleGanTrainer(Trainer):
         additional_metrics: dict | None = None,
         train_handlers: Sequence | None = None,
     ) -> None:
+        if accumulate < 1:
+            raise ValueError(f"accumulate is {accumulate}; a batch is cut into that many parts: 1 leaves it whole")
         super().__init__(
             device=torch.device(device),
             max_epochs=max_epochs,
@@ -120,8 +132,13 @@ class StyleGanTrainer(Trainer):
         self.seed = seed
         self.amp_dtype = amp_dtype or autocast_dtype(self.state.device)
         scaled = amp and self.amp_dtype is torch.float16
-        self.g_scaler, self.d_scaler = (torch.amp.GradScaler(self.state.device.type, enabled=scaled) for _ in range(2))
-        self.add_event_handler(Events.STARTED, lambda: share_state(self.generator, self.discriminator))
+        self.g_scaler, self.d_scaler = (
+            scaler or torch.amp.GradScaler(self.state.device.type, enabled=scaled) for scaler in (g_scaler, d_scaler)
+        )
+        self._lazy: Figures = {}
+        self.add_event_handler(
+            Events.STARTED, lambda: share_state(self.generator, self.discriminator, self.path_length)
+        )
         self.add_event_handler(Events.EPOCH_STARTED, self._seek)
 
     def _seek(self) -> None:
@@ -172,8 +189,7 @@ class StyleGanTrainer(Trainer):
             return gradient_penalty(self.discriminator(images, labels), images)
 
     def _update(self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, network: torch.nn.Module) -> None:
-        scaler.unscale_(optimizer)
-        average_gradients(network.parameters())
+        average_gradients(network.parameters())  # scaled: an overflow in one process must be seen in all
         scaler.step(optimizer)
         scaler.update()
 
@@ -194,9 +210,10 @@ class StyleGanTrainer(Trainer):
                 loss_of = relativistic_discriminator_loss if objective.relativistic else discriminator_logistic_loss
                 total = loss = loss_of(real_logits, fake_logits)
             for name, gamma, images in (("r1", objective.r1_gamma, seen_real), ("r2", objective.r2_gamma, seen_fake)):
-                penalty = self._penalty(images, labels_part) if lazy and gamma else torch.zeros_like(loss)
-                total = total + penalty * (gamma / 2 * lazy)
-                figures.add(name, penalty)
+                if lazy and gamma:
+                    penalty = self._penalty(images, labels_part)
+                    total = total + penalty * (gamma / 2 * lazy)
+                    figures.add(name, penalty)
             figures.add("d_loss", loss)
             margin = real_logits - fake_logits if objective.relativistic else real_logits
             figures.add("real_sign", margin.sign().mean())
@@ -207,14 +224,14 @@ class StyleGanTrainer(Trainer):
     def _generator_step(self, real: torch.Tensor, labels: torch.Tensor) -> Figures:
         self.discriminator.requires_grad_(False)
         self.g_optimizer.zero_grad(set_to_none=True)
-        figures = _Sums(self.accumulate)
+        objective, figures = self.objective, _Sums(self.accumulate)
         for part, (real_part, labels_part) in self._parts(real, labels):
             rng = self._rng("augment G", part)
             with self._autocast():
                 fake = self._fake(labels_part, self._rng("generator", part, self.state.device))
             with self._autocast():
                 fake_logits = self.discriminator(self.augment(fake, rng), labels_part)
-                if self.objective.relativistic:
+                if objective.relativistic:
                     with torch.no_grad():
                         real_logits = self.discriminator(self.augment(real_part, rng), labels_part)
                     loss = relativistic_generator_loss(real_logits, fake_logits)
@@ -225,26 +242,25 @@ class StyleGanTrainer(Trainer):
                 self.fire_event(IterationEvents.FORWARD_COMPLETED)
                 self.fire_event(IterationEvents.LOSS_COMPLETED)
             self.g_scaler.scale(loss / self.accumulate).backward()
-        figures.add("path_length", self._path_length(labels))
+        if objective.path_length_weight and self._due(objective.path_length_interval):
+            for part, (labels_part,) in self._parts(labels):
+                figures.add("path_length_penalty", self._path_length(labels_part, part))
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
         self._update(self.g_optimizer, self.g_scaler, self.generator)
         return figures.mean
 
-    def _path_length(self, labels: torch.Tensor) -> torch.Tensor:
-        """Path length regularisation on half a batch, as in StyleGAN2; adds to the generator's gradients."""
-        objective = self.objective
-        if not objective.path_length_weight or not self._due(objective.path_length_interval):
-            return torch.zeros((), device=self.state.device)
-        rng = self._rng("path length", 0, self.state.device)
-        part = labels[: max(1, len(labels) // (2 * self.accumulate))]
+    def _path_length(self, labels: torch.Tensor, part: int) -> torch.Tensor:
+        """Path length regularisation on half a part, as in StyleGAN2; adds to the generator's gradients."""
+        rng = self._rng("path length", part, self.state.device)
         with self._autocast(False):
-            ws = self._styles(part, rng)
+            ws = self._styles(labels[: max(1, len(labels) // 2)], rng)
             if ws.ndim == 2:
                 ws = ws[:, None].expand(-1, self.generator.num_ws, -1)
             images = self.generator.synthesize(ws, noise="random", rng=rng)
             penalty = self.path_length(images, ws, rng)
-        weight = objective.path_length_weight * objective.path_length_interval
-        self.g_scaler.scale(penalty * weight).backward()
+        self.path_length.mean.copy_(mean_over_ranks(self.path_length.mean))
+        weight = self.objective.path_length_weight * self.objective.path_length_interval
+        self.g_scaler.scale(penalty * (weight / self.accumulate)).backward()
         return penalty
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -265,7 +281,10 @@ class StyleGanTrainer(Trainer):
             )
         self.generator.train()
         self.discriminator.train()
-        figures = {**self._discriminator_step(real, labels), **self._generator_step(real, labels)}
+        if not self._lazy:
+            self._lazy = {name: torch.zeros((), device=real.device) for name in _LAZY}
+        figures = {**self._lazy, **self._discriminator_step(real, labels), **self._generator_step(real, labels)}
+        self._lazy = {name: figures[name] for name in _LAZY}
         values = mean_over_ranks(torch.stack(list(figures.values()))).tolist()
         output: dict[str, Any] = dict(zip(figures, values, strict=True))
         output["p"] = float(self.augment.p)
@@ -292,12 +311,17 @@ class _Sums:
         self.mean[name] = self.mean[name] + part if name in self.mean else part
 
 
-def require_batch(images: int, batch_size: int) -> None:
-    """Refuse a training split that does not fill one batch.
+def require_batch(images: int, batch_size: int, accumulate: int = 1) -> None:
+    """Refuse a training split that does not fill one batch, and a batch that cannot be cut into equal parts.
 
     Raises:
-        ValueError: there are fewer images than ``batch_size``.
+        ValueError: there are fewer images than ``batch_size``, or ``accumulate`` does not divide it.
     """
+    if accumulate < 1 or batch_size % accumulate:
+        raise ValueError(
+            f"a batch of {batch_size} images cannot be cut into {accumulate} equal parts; let gan#accumulate divide "
+            "gan#batch_size"
+        )
     if images < batch_size:
         raise ValueError(
             f"the training split has {images} images, which do not fill a batch of {batch_size}; short batches are "

@@ -13,14 +13,18 @@ __all__ = ["AdaptiveAugment"]
 class AdaptiveAugment:
     """Raises the augmentation probability while the discriminator is too sure of real images, lowers it otherwise.
 
-    The sign of D on real images, averaged over ``interval`` iterations, is held at ``target``.
+    The trainer's ``real_sign``, averaged over ``interval`` iterations, is held at ``target``: the mean sign of D on real
+    images, or with a relativistic loss of D(real) - D(fake).
 
     Args:
         augment: the augmentation, with a buffer ``p``.
         target: wanted mean sign, in (-1, 1).
         images_to_full: images over which ``p`` may go from 0 to 1.
         interval: iterations between adjustments.
-        limit: ``p`` never exceeds this, so that augmentations cannot leak into the samples.
+        limit: ``p`` never exceeds this, below 1, so that augmentations cannot leak into the samples.
+
+    Raises:
+        ValueError: ``limit`` is not in [0, 1), ``target`` not in (-1, 1), or a count is below 1.
     """
 
     def __init__(
@@ -31,6 +35,11 @@ class AdaptiveAugment:
         interval: int = 4,
         limit: float = 0.8,
     ) -> None:
+        if not 0 <= limit < 1 or not -1 < target < 1 or min(images_to_full, interval) < 1:
+            raise ValueError(
+                f"limit must be in [0, 1) (with 1 augmentations leak into the samples), target in (-1, 1), counts from 1 "
+                f"on; got limit {limit}, target {target}, images_to_full {images_to_full} and interval {interval}"
+            )
         self.augment: Any = augment
         self.target = target
         self.images_to_full = images_to_full

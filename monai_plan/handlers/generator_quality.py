@@ -136,18 +136,24 @@ class GeneratorQuality:
             return epoch % self.every == 0 or epoch == engine.state.max_epochs
 
         engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._go_on)
         engine.add_event_handler(Events.EPOCH_STARTED, self._clear)
         engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=due) | Events.COMPLETED, self)
 
     def _start(self) -> None:
         self._clock = time.monotonic()
 
+    def _go_on(self, engine: Engine) -> None:
+        """A run that the watch has stopped stays stopped when it is started again."""
+        if self.watch is not None and self.watch.stopped:
+            engine.terminate()
+
     def _clear(self, engine: Engine) -> None:
         for name in self._names:
             engine.state.metrics.pop(name, None)
 
     def __call__(self, engine: Engine) -> None:
-        if engine.state.iteration == self._last_iteration:
+        if engine.state.iteration == self._last_iteration or engine.state.output is None:  # None: no iteration was run
             return
         self._last_iteration = engine.state.iteration
         stop = float(self._measure(engine)) if idist.get_rank() == 0 else 0.0

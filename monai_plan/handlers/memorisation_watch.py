@@ -158,6 +158,11 @@ class MemorisationWatch:
                 "alarms": self.alarms,
             }
             write_json(self.folder / "memorisation.json", content)
+        return self.stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run should not go on: the alarm stands, and ``stop`` is set."""
         return self.stop and self.consecutive >= self.patience
 
     def _alarm(self, iteration: int, figures: Mapping[str, float]) -> None:

@@ -67,7 +67,8 @@ def frechet_distance(x: torch.Tensor, y: torch.Tensor) -> float:
         centre = torch.cat([x, y]).mean(dim=0)
         basis = torch.linalg.qr(torch.cat([x - centre, y - centre]).T).Q
         x, y = (x - centre) @ basis, (y - centre) @ basis
-    return float(get_fid_score(x, y))
+    scale = torch.cat([x, y]).std().clamp_min(1e-12)  # MONAI tolerates rounding of the matrix root in absolute terms
+    return float(get_fid_score(x / scale, y / scale) * scale**2)
 
 
 def precision_and_recall(

@@ -17,7 +17,7 @@ from monai_plan.networks.layers import AugmentPipe
 from monai_plan.networks.nets import StyleDiscriminator, StyleGenerator
 
 SIZES = {"image_size": 16, "channels": 1, "num_classes": 2, "channel_base": 128, "channel_max": 16}
-KEYS = {"g_loss", "d_loss", "r1", "r2", "path_length", "real_sign", "p", "images"}
+KEYS = {"g_loss", "d_loss", "r1", "r2", "path_length_penalty", "real_sign", "p", "images"}
 
 
 def items(count: int = 8) -> list[dict]:
@@ -177,7 +177,7 @@ def test_the_generator_step_leaves_the_discriminators_gradients_alone():
     [
         ("r1", {"r1_gamma": 1.0, "penalty_interval": 3}, {"r1_gamma": 0.0}),
         ("r2", {"r2_gamma": 1.0, "penalty_interval": 3}, {"r2_gamma": 0.0}),
-        ("path_length", {"path_length_weight": 2.0, "path_length_interval": 3}, {"path_length_weight": 0.0}),
+        ("path_length_penalty", {"path_length_weight": 2.0, "path_length_interval": 3}, {"path_length_weight": 0.0}),
     ],
 )
 def test_lazy_regularisers_every_interval_only(figure, on, off):
@@ -185,7 +185,7 @@ def test_lazy_regularisers_every_interval_only(figure, on, off):
     trainer = make(epochs=2, objective=StyleGanObjective(**on))
     trainer.add_event_handler(IterationEvents.MODEL_COMPLETED, lambda e: penalties.append(e.state.output[figure]))
     trainer.run()
-    assert [value > 0 for value in penalties] == [True, False, False, True]
+    assert penalties[0] == penalties[1] == penalties[2] != penalties[3] and penalties[0] * penalties[3] > 0
     without = make(objective=StyleGanObjective(**off))
     without.run()
     assert without.state.output[figure] == 0.0
@@ -331,7 +331,11 @@ def test_a_killed_run_resumes_to_the_same_batches_latents_and_weights(tmp_path, 
     assert min(resumed) == (kill_at - 1) // 2 * 2 + 1 and max(resumed) == 8
     for iteration, (numbers, output) in resumed.items():
         assert numbers == seen[iteration][0]
-        assert output == pytest.approx(seen[iteration][1], rel=1e-4, abs=1e-6)
+        expected_output = {**seen[iteration][1]}
+        for lazy in ("r1", "r2", "path_length_penalty"):  # 0 from the start of the resumed run until due again
+            if not output[lazy]:
+                expected_output[lazy] = 0.0
+        assert output == pytest.approx(expected_output, rel=1e-4, abs=1e-6)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
 
@@ -363,3 +367,77 @@ def test_the_networks_can_be_copied_after_training():
     trainer = make()
     trainer.run()
     assert copy.deepcopy(trainer.generator).state_dict().keys() == trainer.generator.state_dict().keys()
+
+
+class Linear(torch.nn.Module):
+    """Generator and discriminator whose steps can be told by hand."""
+
+    z_dim, num_ws = 4, 3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([0.5, -0.2]))
+        self.register_buffer("w_avg", torch.zeros(4))
+
+    def map_latents(self, z, labels):
+        return z * self.weight[labels][:, None]
+
+    def synthesize(self, w, noise, rng):
+        w = w if w.ndim == 2 else w.mean(dim=1)
+        return (w[:, :1, None, None] * self.weight[0]).expand(-1, 1, 2, 2)
+
+    def forward(self, images, labels):
+        return images.sum(dim=(1, 2, 3)) * self.weight[labels]
+
+
+def one_step(rate: float = 0.1, **objective) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both weights after one plain gradient step on four images, two of each class."""
+    generator, discriminator = Linear(), Linear()
+    trainer = StyleGanTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=[{"image": torch.ones(4, 1, 2, 2), "label": torch.tensor([0, 1, 0, 1])}],
+        generator=generator,
+        discriminator=discriminator,
+        g_optimizer=torch.optim.SGD(generator.parameters(), rate),
+        d_optimizer=torch.optim.SGD(discriminator.parameters(), rate),
+        augment=AugmentPipe(0.0),
+        objective=StyleGanObjective(**{"r1_gamma": 0.0, **objective}),
+    )
+    trainer.run()
+    return generator.weight.detach(), discriminator.weight.detach()
+
+
+@pytest.mark.parametrize("loss", ["logistic", "relativistic"])
+@pytest.mark.parametrize("which", [("r1_gamma",), ("r2_gamma",), ("r1_gamma", "r2_gamma")])
+def test_lazy_penalties_have_their_weight_and_sign(loss, which):
+    """|dD/dx|^2 is 4 w^2 of the image's class; its mean's gradient is 4 w; the step is gamma / 2 times the interval."""
+    _, without = one_step(loss=loss)
+    _, penalised = one_step(loss=loss, penalty_interval=5, **dict.fromkeys(which, 0.3))
+    expected = -0.1 * len(which) * (0.3 / 2 * 5) * 4 * torch.tensor([0.5, -0.2])
+    torch.testing.assert_close(penalised - without, expected)
+
+
+def test_the_discriminator_learns_to_tell_and_the_generator_to_fool():
+    """Real images are brighter than generated ones, so D's weights grow; G then makes brighter images for class 0."""
+    for loss in ("logistic", "relativistic"):
+        generator, discriminator = one_step(loss=loss)
+        assert (discriminator > torch.tensor([0.5, -0.2])).all(), loss
+        assert generator.isfinite().all()
+
+
+def test_path_length_has_its_weight_and_interval():
+    plain, _ = one_step()
+    change = {
+        (weight, interval): one_step(path_length_weight=weight, path_length_interval=interval)[0] - plain
+        for weight, interval in ((1.0, 1), (2.0, 1), (1.0, 4))
+    }
+    assert change[1.0, 1].abs().max() > 1e-4
+    torch.testing.assert_close(change[2.0, 1], 2 * change[1.0, 1], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(change[1.0, 4], 4 * change[1.0, 1], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("accumulate", [0, -1])
+def test_accumulate_is_checked_at_once(accumulate):
+    with pytest.raises(ValueError, match=f"accumulate is {accumulate}"):
+        make(accumulate=accumulate)

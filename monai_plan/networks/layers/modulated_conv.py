@@ -49,8 +49,9 @@ class ModulatedConv2d(nn.Module):
         self, x: torch.Tensor, w: torch.Tensor, noise: str = "const", rng: torch.Generator | None = None
     ) -> torch.Tensor:
         """``x`` [B, C_in, H, W] and ``w`` [B, w_dim] give [B, C_out, size, size]; ``noise``: const, random or none."""
-        styles = self.affine(w)
-        demodulation = (styles.square() @ self.weight.square().sum(dim=(2, 3)).t() + 1e-8).rsqrt()
+        with torch.autocast(w.device.type, enabled=False):  # squares of styles leave the range of float16
+            styles = self.affine(w.float())
+            demodulation = (styles.square() @ self.weight.square().sum(dim=(2, 3)).t() + 1e-8).rsqrt()
         x = x * styles[:, :, None, None].to(x.dtype)
         if self.up == 1:
             x = F.conv2d(x, self.weight, padding=1)
