@@ -13,8 +13,8 @@ __all__ = ["AdaptiveAugment"]
 class AdaptiveAugment:
     """Raises the augmentation probability while the discriminator is too sure of real images, lowers it otherwise.
 
-    The trainer's ``real_sign``, averaged over ``interval`` iterations, is held at ``target``: the mean sign of D on real
-    images, or with a relativistic loss of D(real) - D(fake).
+    The trainer's ``real_sign``, averaged over ``interval`` iterations, is held at ``target``: the mean sign of D on
+    real images, or with a relativistic loss of D(real) - D(fake).
 
     Args:
         augment: the augmentation, with a buffer ``p``.
@@ -37,8 +37,8 @@ class AdaptiveAugment:
     ) -> None:
         if not 0 <= limit < 1 or not -1 < target < 1 or min(images_to_full, interval) < 1:
             raise ValueError(
-                f"limit must be in [0, 1) (with 1 augmentations leak into the samples), target in (-1, 1), counts from 1 "
-                f"on; got limit {limit}, target {target}, images_to_full {images_to_full} and interval {interval}"
+                "limit must be in [0, 1) (with 1 augmentations leak into the samples), target in (-1, 1), counts from "
+                f"1 on; got limit {limit}, target {target}, images_to_full {images_to_full} and interval {interval}"
             )
         self.augment: Any = augment
         self.target = target

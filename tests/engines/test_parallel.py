@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
 SCRIPT = """
@@ -45,10 +46,11 @@ def main(folder):
     trainer = StyleGanTrainer(
         device="cpu", max_epochs=3, epoch_length=2, generator=generator, discriminator=discriminator,
         train_data_loader=DataLoader(data, batch_size=8 // processes, sampler=ImageStream([0, 1] * 6)),
+        accumulate=int(sys.argv[2]),
         g_optimizer=torch.optim.SGD(generator.parameters(), 0.1),
         d_optimizer=torch.optim.SGD(discriminator.parameters(), 0.1),
         augment=monai_plan.networks.layers.AugmentPipe(0.0),
-        objective=StyleGanObjective(r1_gamma=1.0, penalty_interval=2),
+        objective=StyleGanObjective(loss=sys.argv[3], r1_gamma=1.0, r2_gamma=0.5, penalty_interval=2),
     )
     trainer.run()
     assert trainer.state.output["images"] == 8
@@ -62,17 +64,25 @@ idist.finalize()
 """
 
 
-def test_two_processes_train_as_one_on_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("loss", ["logistic", "relativistic"])
+def test_two_processes_train_as_one_on_the_whole_batch(tmp_path, loss):
+    """The single process cuts its batch into two parts, as the two processes do."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for processes in (1, 2):
         words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         done = subprocess.run(
-            [*words, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300
+            [*words, str(script), str(tmp_path), str(3 - processes), loss],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-3000:]
     one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt"))
+    torch.testing.assert_close(first["w_avg"], second["w_avg"])
+    del one["w_avg"]  # follows every part of a batch: twice as often in the single process
     for name, value in one.items():
         torch.testing.assert_close(first[name], value, msg=name)
         torch.testing.assert_close(second[name], value, msg=name)
