@@ -2,8 +2,9 @@
 
 Every recipe is a set of overrides of the bundle's ``train_gan.json``, trained on the training split alone. Snapshots of
 the averaged generator are scored afterwards, each against the validation split (``kid``, ``fid``) with the same latents
-for all recipes; the test split is not opened here. ``floor_*`` is the training split scored in the samples' place. A
-killed run goes on where it was; what is complete is not done again, so recipes may be spread over several processes.
+for all recipes; the test split is opened for ``--test`` only. ``floor_*`` is the training split scored in the samples'
+place. A killed run goes on where it was; what is complete is not done again, so recipes may be spread over several
+processes.
 
     python benchmarks/gan_curves.py --dataset_dir SHENZHEN --datalist JSON --work DIR --json FILE --picture PNG
     python benchmarks/gan_curves.py --quick --json FILE
@@ -163,13 +164,17 @@ def score(folder: Path, options: argparse.Namespace, parser: ConfigParser) -> di
         figures = measure(draw(StyleGenerator.load(file), labels), labels)
         held["points"].append({**{name: meta[name] for name in ("images", "seconds", "p")}, **figures})
         write_json(record, held)
-    if files[-1].stem not in held["class_signal"]:
-        signals = [
+    judged = {files[-1].stem: None}
+    if options.test:
+        judged[f"{files[-1].stem}_test"] = parser.get_parsed_content("test_dataloader")
+    for name in judged.keys() - held["class_signal"].keys():
+        held["class_signal"][name] = [
             class_signal(
                 StyleGenerator.load(files[-1]),
                 parser.get_parsed_content("network_factory"),
                 parser.get_parsed_content("validate#dataloader"),
                 "cpu",
+                test_loader=judged[name],
                 epochs=options.classifier_epochs,
                 prepare_batch=parser.get_parsed_content("prepare_batch"),
                 class_shares=shares,
@@ -177,7 +182,6 @@ def score(folder: Path, options: argparse.Namespace, parser: ConfigParser) -> di
             )
             for number in range(options.classifiers)
         ]
-        held["class_signal"][files[-1].stem] = signals
         write_json(record, held)
     return held
 
@@ -256,6 +260,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1024, help="samples scored")
     parser.add_argument("--classifiers", type=int, default=3, help="classifiers (seeds) behind a class signal")
     parser.add_argument("--classifier_epochs", type=int, default=10, help="epochs of 24 batches of 32 samples")
+    parser.add_argument("--test", action="store_true", help="the class signal on test images, too: once, at the end")
     parser.add_argument("--extractor_weights", default="", help="SqueezeNet's file; default: what is in the cache")
     parser.add_argument("--extractor_size", type=int, default=128, help="pixels a side that it sees")
     parser.add_argument("--train_only", action="store_true", help="leave the scoring to another call")
