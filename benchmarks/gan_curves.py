@@ -164,17 +164,15 @@ def score(folder: Path, options: argparse.Namespace, parser: ConfigParser) -> di
         figures = measure(draw(StyleGenerator.load(file), labels), labels)
         held["points"].append({**{name: meta[name] for name in ("images", "seconds", "p")}, **figures})
         write_json(record, held)
-    judged = {files[-1].stem: None}
-    if options.test:
-        judged[f"{files[-1].stem}_test"] = parser.get_parsed_content("test_dataloader")
-    for name in judged.keys() - held["class_signal"].keys():
+    name = f"{files[-1].stem}_test" if options.test else files[-1].stem
+    if name not in held["class_signal"]:
         held["class_signal"][name] = [
             class_signal(
                 StyleGenerator.load(files[-1]),
                 parser.get_parsed_content("network_factory"),
                 parser.get_parsed_content("validate#dataloader"),
                 "cpu",
-                test_loader=judged[name],
+                test_loader=parser.get_parsed_content("test_dataloader") if options.test else None,
                 epochs=options.classifier_epochs,
                 prepare_batch=parser.get_parsed_content("prepare_batch"),
                 class_shares=shares,
@@ -220,9 +218,10 @@ def show(record: dict[str, Any], figures: Sequence[str]) -> None:
     print(f"{'real against real':<47} " + " ".join(f"{record.get(f'floor_{name}', nan):>12.3f}" for name in figures))
     for recipe, held in record["recipes"].items():
         for seed, run in held["seeds"].items():
-            signals = run["class_signal"].get(f"{round(1000 * run['kimg'][-1]):08d}", [])
+            signals = next(reversed(run["class_signal"].values()), [])
             last = {name: values[-1] for name, values in run.items() if isinstance(values, list)}
-            last["class_auroc"] = sum(signal["class_auroc"] for signal in signals) / max(len(signals), 1)
+            for name in ("class_auroc", "class_validation_auroc"):
+                last[name] = sum(signal[name] for signal in signals) / max(len(signals), 1)
             place = f"{recipe:<26} {seed:>4} {last['kimg']:>6.1f} {last['seconds']:>8.0f} "
             print(place + " ".join(f"{last.get(name, nan):>12.3f}" for name in figures))
 
@@ -274,7 +273,10 @@ def main() -> None:
         return
     config = configured(options, options.work)
     record = summary({run: score(folder, options, config) for run, folder in folders.items()}, config, options)
-    show(record, ("kid", "fid", "recall", "coverage", "memorisation_score", "intensity_mean_drift_0", "class_auroc"))
+    show(
+        record,
+        ("kid", "fid", "precision", "coverage", "intensity_mean_drift_0", "class_validation_auroc", "class_auroc"),
+    )
     if options.json:
         write_json(options.json, record)
     if options.picture:
