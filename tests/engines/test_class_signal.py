@@ -8,7 +8,7 @@ import torch
 from monai.data import DataLoader, Dataset
 from torch import nn
 
-from monai_plan.engines import class_signal
+from monai_plan.engines import AugmentedPrepareBatch, class_signal
 from monai_plan.engines.class_signal import _figures, _FreshSamples
 
 
@@ -91,6 +91,12 @@ def test_same_seed_same_figures_and_nothing_else_is_touched():
     assert generator.training and generator.signal.requires_grad and generator.signal.grad is None
     torch.manual_seed(1)
     assert signal(generator, loader, seed=3) == first != signal(generator, loader, seed=4)
+
+
+def test_an_augmenting_prepare_batch_draws_the_same_each_time():
+    prepare = AugmentedPrepareBatch(lambda images, rng: images + torch.rand(len(images), 1, 1, 1, generator=rng))
+    first, again = (signal(Samples(0.05), prepare_batch=prepare) for _ in range(2))
+    assert first == again != signal(Samples(0.05))
 
 
 def test_no_latent_twice_and_labels_by_their_shares():

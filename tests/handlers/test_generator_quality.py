@@ -257,3 +257,31 @@ def test_other_processes_wait_and_follow(tmp_path, monkeypatch):
     assert told == [(0.0, 0)] * 2 and engine.state.epoch == 2  # process 0 asked for the end
     quality.load_best()
     assert quality.records == [] and list(tmp_path.iterdir()) == []
+
+
+def test_a_stopped_run_stays_stopped_when_it_is_started_again(tmp_path):
+    def run() -> tuple[GeneratorQuality, Engine]:
+        alarmed = watch(stop=True, patience=2)
+        quality = GeneratorQuality(
+            Shift(), Measure([5.0, 4.0, 3.0, 2.0, 1.0], [0.0, 0.9, 0.9, 0.9, 0.9]), watch=alarmed
+        )
+        objects = {"generator": quality.generator, "quality": quality, "watch": alarmed}
+        return quality, train(quality, 9, ResumableCheckpoint(tmp_path / "checkpoint.pt", objects))
+
+    first, engine = run()
+    assert engine.state.epoch == 3 and len(first.records) == 3
+    again, engine = run()
+    assert engine.state.iteration == 6 and len(again.records) == 3
+    again.load_best()
+    assert again.generator.shift.item() == 2  # of the measurement before it memorised
+
+
+def test_nothing_to_do_after_a_resume_is_no_error(tmp_path):
+    def run(epochs: int) -> GeneratorQuality:
+        quality = GeneratorQuality(Shift(), Measure([5.0, 4.0]), every=5)
+        objects = {"generator": quality.generator, "quality": quality}
+        train(quality, epochs, ResumableCheckpoint(tmp_path / "checkpoint.pt", objects))
+        return quality
+
+    run(4)
+    assert len(run(3).records) == 1

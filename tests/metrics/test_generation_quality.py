@@ -62,6 +62,12 @@ def test_frechet_distance_by_hand():
     assert frechet_distance(x, y) == pytest.approx(9 + (3 - 1) ** 2 * 2)
 
 
+def test_frechet_distance_of_large_features():
+    """The root of a product of covariances is rounded; what is tolerated must grow with the features."""
+    x, y = (1e3 * torch.randn(count, 256, generator=torch.Generator().manual_seed(count)) for count in (60, 20))
+    assert frechet_distance(x, y) == pytest.approx(1e6 * frechet_distance(x / 1e3, y / 1e3), rel=1e-4)
+
+
 @pytest.mark.parametrize("collapsed", [False, True])
 def test_frechet_distance_is_monais_with_fewer_images_than_features(collapsed):
     x, y = normal(0, 12, 64).repeat(2, 1) if collapsed else normal(0, 24, 64), normal(1, 20, 64) * 1.2 + 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 from collections import namedtuple
 from pathlib import Path
@@ -83,6 +84,12 @@ def test_a_full_disk_is_refused_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="has 10 MiB left and this work needs about 11 MiB") as caught:
         require_writable(tmp_path, free_bytes=11 * 2**20)
     assert caught.value.errno == errno.ENOSPC
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path):
+    content = {"a": [math.nan, 1.5, {"b": math.inf}], "c": (-math.inf, True, "NaN")}
+    text = write_json(tmp_path / "file.json", content).read_text(encoding="utf-8")
+    assert json.loads(text) == {"a": [None, 1.5, {"b": None}], "c": [None, True, "NaN"]} and "Infinity" not in text
 
 
 def test_write_json(tmp_path):
