@@ -50,7 +50,7 @@ class ModulatedConv2d(nn.Module):
     ) -> torch.Tensor:
         """``x`` [B, C_in, H, W] and ``w`` [B, w_dim] give [B, C_out, size, size]; ``noise``: const, random or none."""
         with torch.autocast(w.device.type, enabled=False):  # squares of styles leave the range of float16
-            styles = self.affine(w.float())
+            styles = self.affine(w.to(self.weight.dtype))
             demodulation = (styles.square() @ self.weight.square().sum(dim=(2, 3)).t() + 1e-8).rsqrt()
         x = x * styles[:, :, None, None].to(x.dtype)
         if self.up == 1:

@@ -119,3 +119,15 @@ def test_to_image_by_hand():
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1, 1)
     assert layer(x, torch.zeros(1, 2)).item() == pytest.approx(5.5)
     assert layer(x * 100, torch.zeros(1, 2)).item() == pytest.approx(10.0)
+
+
+def test_float16_does_not_lose_features_to_large_styles():
+    """Squares of styles beyond float16's range: the demodulation must not turn the features into zeros."""
+    layer = ModulatedConv2d(64, 8, 16, 4)
+    with torch.no_grad():
+        layer.affine.bias.fill_(40.0)
+    x, w = torch.rand(2, 64, 4, 4), torch.randn(2, 16)
+    expected = layer(x, w)
+    with torch.autocast("cpu", torch.float16):
+        found = layer(x.half(), w.half())
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
