@@ -16,9 +16,60 @@ from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.utils import weights_digest
 
-__all__ = ["verify_walks"]
+__all__ = ["Judge", "verify_walks"]
 
 logger = logging.getLogger(__name__)
+
+
+class Judge:
+    """Renders latents with constant noise and judges each image: by the gate, and by the label network if there is one.
+
+    Args:
+        generator: what renders the points; only ``synthesize`` is used.
+        gate: calibrated on another network than those that steered the walk.
+        label_network: images -> logits [B, classes]; ``None`` leaves the class unchecked.
+    """
+
+    def __init__(self, generator: StyleGenerator, gate: PrivacyGate, label_network: nn.Module | None = None) -> None:
+        self.generator = generator
+        self.gate = gate
+        self.label_network = label_network
+        self.device = device_of(generator)
+
+    @torch.no_grad()
+    def __call__(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents [N, D] and their classes [N] -> accepted by the gate, of the right class: bool [N] each, on the CPU.
+
+        Raises:
+            ValueError: an image is not finite, or a label is out of the label network's range.
+        """
+        with eval_mode(self.generator, *([] if self.label_network is None else [self.label_network])):
+            images = self.generator.synthesize(latents.to(self.device), noise="const").float()
+            if not torch.isfinite(images).all():
+                raise ValueError("the generator made an image with NaN or infinite values; its weights may be damaged")
+            images = images.clamp(-1, 1)
+            accepted = self.gate.accepts(images).cpu()
+            if self.label_network is None:
+                return accepted, torch.ones_like(accepted)
+            logits = self.label_network(images)
+            if int(labels.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"a walk has label {int(labels.max())} and the label network {logits.shape[1]} classes; it was "
+                    "trained on another labelling"
+                )
+            return accepted, logits.argmax(dim=1).cpu() == labels.cpu()
+
+    def require_same_generator(self, walks: WalkSet) -> None:
+        """Refuse walks that another generator's images were verified of.
+
+        Raises:
+            ValueError: the digests differ.
+        """
+        if walks.meta.get("generator") != weights_digest(self.generator):
+            raise ValueError(
+                "the walks were verified with another generator (or never); a verdict holds for the images of one "
+                "generator only. Run verify_walks with this one first"
+            )
 
 
 def verify_walks(
@@ -61,23 +112,10 @@ def verify_walks(
     walks = WalkSet(points, labels, verified, kind)  # refuses wrong input before anything is rendered
     latents, wanted = points[:, 1:-1].flatten(0, 1), labels.repeat_interleave(points.shape[1] - 2)
     accepted, agreed = torch.zeros(len(latents), dtype=torch.bool), torch.ones(len(latents), dtype=torch.bool)
-    device = device_of(generator)
-    with eval_mode(generator, *([] if label_network is None else [label_network])):
-        for first in range(0, len(latents), batch_size):
-            part = slice(first, first + batch_size)
-            images = generator.synthesize(latents[part].to(device), noise="const").float()
-            if not torch.isfinite(images).all():
-                raise ValueError("the generator made an image with NaN or infinite values; its weights may be damaged")
-            images = images.clamp(-1, 1)
-            accepted[part] = gate.accepts(images).cpu()
-            if label_network is not None:
-                logits = label_network(images)
-                if int(wanted.max()) >= logits.shape[1]:
-                    raise ValueError(
-                        f"a walk has label {int(wanted.max())} and the label network {logits.shape[1]} classes; it was "
-                        "trained on another labelling"
-                    )
-                agreed[part] = logits.argmax(dim=1).cpu() == wanted[part]
+    judge = Judge(generator, gate, label_network)
+    for first in range(0, len(latents), batch_size):
+        part = slice(first, first + batch_size)
+        accepted[part], agreed[part] = judge(latents[part], wanted[part])
     passed = accepted & agreed
     verified[:, 1:-1] = passed.view(len(points), -1)
     counts = {

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -35,11 +35,15 @@ class WalkSteering:
         generator: what renders the points; only ``synthesize`` is used.
         identity_network: images [B, C, H, W] in [-1, 1] -> logits [B, p], one class per training patient (``phi_id``).
         label_network: images -> logits [B, classes] (``phi_class``).
+        identity_loss: the identity network's outputs [N, p] -> ``L_id`` [N]. Default: the paper's divergence from the
+            uniform distribution. Open-set: an identity network that gives unit embeddings [B, E], and
+            ``functools.partial(identity_hinge, gallery=..., limit=...)``, which new patients only add rows to.
     """
 
     generator: StyleGenerator
     identity_network: nn.Module
     label_network: nn.Module
+    identity_loss: Callable[[torch.Tensor], torch.Tensor] = identity_uniformity
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ def walk_private(pairs: AnchorPairs, steps: int, steering: WalkSteering | None, 
     start, end = pairs.start.to(device).unsqueeze(1), pairs.end.to(device).unsqueeze(1)
     inner = line[:, 1:-1].detach().to(device, copy=True).contiguous().requires_grad_(True)
     labels = pairs.labels.to(device).repeat_interleave(steps - 2)
-    share = _chunk_shares(steps - 2).to(device).repeat(len(pairs))
+    share = chunk_shares(steps - 2).to(device).repeat(len(pairs))
     optimizer = torch.optim.Adam([inner], lr=settings.learning_rate, betas=(0.9, 0.999))
     bar = _progress(settings.iterations, settings.progress)
     with frozen(steering.generator, steering.identity_network, steering.label_network):
@@ -170,7 +174,7 @@ def walk_private(pairs: AnchorPairs, steps: int, steering: WalkSteering | None, 
             energy = spring_energy(torch.cat([start, inner, end], dim=1))
             energy.sum().backward()
             identity, label = torch.empty(len(labels), device=device), torch.empty(len(labels), device=device)
-            for part in _parts(len(labels), settings.points_per_chunk):
+            for part in split_batches(len(labels), settings.points_per_chunk):
                 l_id, l_class = _classifier_terms(inner.flatten(0, 1)[part], labels[part], steering, settings.amp_dtype)
                 weighted = settings.identity_weight * l_id + settings.label_weight * l_class
                 (share[part] * weighted).sum().backward()
@@ -217,19 +221,20 @@ def walk_terms(
         _check_classifiers(steering, latents[:1], repeated)
         terms = [
             torch.stack(_classifier_terms(latents[part], repeated[part], steering, amp_dtype))
-            for part in _parts(len(latents), points_per_chunk)
+            for part in split_batches(len(latents), points_per_chunk)
         ]
     identity, label = torch.cat(terms, dim=1).view(2, len(points), inner).mean(dim=2).cpu()
     return WalkTerms(spring_energy(points).cpu(), identity, label)
 
 
-def _chunk_shares(count: int) -> torch.Tensor:
+def chunk_shares(count: int) -> torch.Tensor:
     """The weight of each inner point in a sum of means over chunks of 4: 1/4, and 1/r in a last chunk of r points."""
     position = torch.arange(count)
     return 1.0 / torch.clamp(count - position // CHUNK * CHUNK, max=CHUNK)
 
 
-def _parts(count: int, size: int) -> list[slice]:
+def split_batches(count: int, size: int) -> list[slice]:
+    """Slices of ``size`` and a rest that cover ``count`` rows."""
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]
 
 
@@ -237,25 +242,28 @@ def _progress(iterations: int, wanted: bool) -> Iterable[int]:
     return tqdm(range(iterations), desc="walk", unit="it") if wanted and has_tqdm else range(iterations)
 
 
-def _logits(latents: torch.Tensor, steering: WalkSteering, amp_dtype: torch.dtype | None) -> list[torch.Tensor]:
+def image_outputs(
+    latents: torch.Tensor, steering: WalkSteering, amp_dtype: torch.dtype | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The identity and the label network's outputs for the images of latents [N, D], in float32."""
     with torch.autocast(latents.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
         images = steering.generator.synthesize(latents, noise="const").float().clamp(-1, 1)
-        return [network(images).float() for network in (steering.identity_network, steering.label_network)]
+        return steering.identity_network(images).float(), steering.label_network(images).float()
 
 
 def _classifier_terms(
     latents: torch.Tensor, labels: torch.Tensor, steering: WalkSteering, amp_dtype: torch.dtype | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """``L_id`` and ``L_class`` of each latent [N, D], two tensors [N]."""
-    identity_logits, label_logits = _logits(latents, steering, amp_dtype)
-    return identity_uniformity(identity_logits), label_agreement(label_logits, labels)
+    identity_logits, label_logits = image_outputs(latents, steering, amp_dtype)
+    return steering.identity_loss(identity_logits), label_agreement(label_logits, labels)
 
 
 @torch.no_grad()
 def _check_classifiers(steering: WalkSteering, one_latent: torch.Tensor, labels: torch.Tensor) -> None:
     """Let the losses refuse wrong classifiers and labels on one image, before the first large batch."""
-    identity_logits, label_logits = _logits(one_latent, steering, None)
-    identity_uniformity(identity_logits)
+    identity_logits, label_logits = image_outputs(one_latent, steering, None)
+    steering.identity_loss(identity_logits)
     label_agreement(label_logits.expand(len(labels), -1), labels)
 
 

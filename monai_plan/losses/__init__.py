@@ -2,4 +2,4 @@
 
 from .contrastive import TwoViewContrastiveLoss
 from .style_gan import PathLengthPenalty, StyleGanObjective
-from .walk import identity_uniformity, label_agreement, spring_energy
+from .walk import identity_hinge, identity_uniformity, label_agreement, spring_energy

@@ -13,18 +13,19 @@ import torch.nn.functional as F
 
 from monai_plan.networks.layers.resample import blur
 
-__all__ = ["LRELU_GAIN", "EqualizedConv2d", "EqualizedLinear", "lrelu_"]
+__all__ = ["LRELU_GAIN", "LRELU_SLOPE", "EqualizedConv2d", "EqualizedLinear", "lrelu_"]
 
 
 LRELU_GAIN = math.sqrt(2.0)  # keeps the second moment through the leaky ReLU
+LRELU_SLOPE = 0.2  # of its negative half
 
 
 def lrelu_(x: torch.Tensor, bound: float | None = None) -> torch.Tensor:
-    """Leaky ReLU (slope 0.2) of ``x``, which is overwritten; then clamped to +-``bound`` if given.
+    """Leaky ReLU (slope ``LRELU_SLOPE``) of ``x``, which is overwritten; then clamped to +-``bound`` if given.
 
     Positive factors pass through it: callers scale weights and biases by ``LRELU_GAIN`` instead of the activations.
     """
-    x = F.leaky_relu_(x, 0.2)
+    x = F.leaky_relu_(x, LRELU_SLOPE)
     return x if bound is None else x.clamp(-bound, bound)
 
 

@@ -1,6 +1,7 @@
-"""Networks: generator, discriminator, embedder."""
+"""Networks: generator, discriminator, embedder, and the two that plan walks in W."""
 
 from .identity_embedder import IdentityEmbedder
+from .latent_guide import LatentGuide
 from .published_weights import (
     discriminator_from_published,
     discriminator_state_from_published,
@@ -11,3 +12,4 @@ from .published_weights import (
 from .saved_network import SavedNetwork
 from .style_discriminator import StyleDiscriminator
 from .style_generator import StyleGenerator
+from .walk_network import WalkNetwork

@@ -1,0 +1,268 @@
+"""Walks by few control points and an implicit step for the springs, steered in W by a guide or in image space."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from monai.utils import optional_import
+
+from monai_plan.latent.anchors import AnchorPairs
+from monai_plan.latent.frozen import device_of, frozen
+from monai_plan.latent.spline import spline_basis, spline_positions
+from monai_plan.latent.walks import (
+    WalkSteering,
+    chunk_shares,
+    image_outputs,
+    split_batches,
+    walk_linear,
+)
+from monai_plan.losses.walk import label_agreement, spring_energy
+from monai_plan.networks.nets import LatentGuide
+
+__all__ = ["GuidedOptions", "walk_guided"]
+
+tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
+logger = logging.getLogger(__name__)
+
+Outputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+BALANCES = ("normalised", "published")
+
+
+class Prior(Protocol):
+    """What the walk needs of a :class:`~monai_plan.latent.LatentPrior`."""
+
+    def energy(self, w: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Latents [N, D] and classes [N] -> how unlikely the generator is to have learned to draw them, [N]."""
+
+
+@dataclass(frozen=True)
+class GuidedOptions:
+    """How :func:`walk_guided` weighs the terms and searches.
+
+    Attributes:
+        balance: "normalised": each term is measured by what it is on straight paths, so that the weights mean the same
+            for any generator, image size and number of points. The springs by the line's own energy; ``L_id`` by its
+            mean over the lines; ``L_class`` by log(classes), a guess's value. "published": the sums and weights of the
+            paper's released code (see :func:`~monai_plan.latent.walk_private`).
+        identity_weight: of ``L_id``; ``None``: 1 (normalised) or 0.1 (published).
+        label_weight: of ``L_class``.
+        prior_weight: of the prior's energy at a point beyond 1, its mean over the generator's own latents; with
+            ``prior`` only.
+        control_points: inner points that are moved; a natural cubic spline runs through them. At most the path's
+            inner points.
+        iterations: steps at most; a path stops by itself when it gains nothing more.
+        tolerance: a path stops after 3 steps that each lower its loss by less than this share of it.
+        points_per_chunk: control points that pass through the networks at once; bounds the memory only.
+        progress: show a progress bar where tqdm is installed.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    balance: str = "normalised"
+    identity_weight: float | None = None
+    label_weight: float = 1.0
+    prior_weight: float = 0.1
+    control_points: int = 8
+    iterations: int = 200
+    tolerance: float = 1e-3
+    points_per_chunk: int = 4096
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.balance not in BALANCES:
+            raise ValueError(f"balance must be one of {BALANCES}, got '{self.balance}'")
+        if min(self.control_points, self.iterations, self.points_per_chunk) < 1:
+            raise ValueError(
+                "control_points, iterations and points_per_chunk must be >= 1, got "
+                f"{self.control_points}, {self.iterations} and {self.points_per_chunk}"
+            )
+        weights = (self.identity_weight or 0.0, self.label_weight, self.prior_weight, self.tolerance)
+        if min(weights) < 0:
+            raise ValueError(f"the weights and the tolerance must be >= 0, got {weights}")
+
+    @property
+    def of_identity(self) -> float:
+        """The identity term's weight."""
+        return (
+            {"normalised": 1.0, "published": 0.1}[self.balance]
+            if self.identity_weight is None
+            else self.identity_weight
+        )
+
+
+def walk_guided(
+    pairs: AnchorPairs,
+    steps: int,
+    steering: WalkSteering,
+    guide: LatentGuide | None = None,
+    prior: Prior | None = None,
+    **options,
+) -> torch.Tensor:
+    """Find paths that are short, keep the class and are recognised by nobody, at a fraction of the paper's cost.
+
+    The loss is the paper's (see :class:`GuidedOptions` for the balance of its terms). The classifier terms are taken at
+    a few control points only, weighted by the points that each stands for, through ``guide``, or without one through
+    generator and networks. Each step follows their gradient explicitly and solves for the springs exactly: with all
+    points as control points their matrix is tridiagonal, with fewer it is its small projection, diagonalised once. The
+    step's length adapts to each path, a step that does not lower a path's loss is taken back, and a path that gains
+    nothing more stops.
+
+    Args:
+        pairs: the ends, kept as they are.
+        steps: points of each path, both ends included, >= 3.
+        steering: the true networks; with a guide only their ``identity_loss`` and device are used.
+        guide: of :func:`~monai_plan.latent.train_guide`; ``None`` works in image space.
+        prior: keeps the points where the generator has learned to draw; ``None`` leaves the term out.
+        options: fields of :class:`GuidedOptions`.
+
+    Returns:
+        Points, float32, shape [P, steps, D], on the device of ``pairs``; the ends are bit-identical to the anchors. No
+        point is verified yet, see :func:`~monai_plan.latent.verify_walks` and
+        :func:`~monai_plan.latent.repair_walks`.
+
+    Raises:
+        ValueError: ``steps`` < 3, an option is out of range, or a label is out of the label network's range.
+        RuntimeError: the loss is not finite.
+        TypeError: an option is unknown.
+    """
+    settings = GuidedOptions(**options)
+    line = walk_linear(pairs, steps)
+    device = device_of(steering.generator)
+    with frozen(steering.generator, steering.identity_network, steering.label_network, *([guide] if guide else [])):
+        outputs: Outputs = guide if guide is not None else partial(image_outputs, steering=steering, amp_dtype=None)
+        problem = _Problem(line.to(device), pairs.labels.to(device), outputs, steering, prior, settings)
+        controls = problem.solve()
+    inner = problem.curve(controls)[:, 1:-1]
+    line[:, 1:-1] = inner.to(line.device)
+    return line
+
+
+class _Problem:
+    """One batch of paths: the springs as a quadratic form of the control points, the terms as a function of them."""
+
+    def __init__(
+        self,
+        line: torch.Tensor,
+        labels: torch.Tensor,
+        outputs: Outputs,
+        steering: WalkSteering,
+        prior: Prior | None,
+        settings: GuidedOptions,
+    ) -> None:
+        self.outputs, self.identity_loss, self.prior, self.settings = outputs, steering.identity_loss, prior, settings
+        self.labels = labels
+        steps = line.shape[1]
+        count = min(settings.control_points, steps - 2)
+        knots = spline_positions(steps, count)
+        self.basis = spline_basis(steps, count).to(line.device)  # [T, K + 2]
+        self.ends = line[:, [0, -1]]
+        fraction = (knots[1:-1] / (steps - 1)).to(line).view(1, -1, 1)
+        self.start = torch.lerp(self.ends[:, :1], self.ends[:, 1:], fraction)  # [P, K, D]
+        tension = self.basis.diff(dim=0)
+        self.stretch, self.pull = tension[:, 1:-1], tension[:, [0, -1]] @ self.ends  # [T - 1, K], [P, T - 1, D]
+        self.values, self.vectors = torch.linalg.eigh(self.stretch.t() @ self.stretch)
+        # a control point stands for the points around it, by linear interpolation
+        nearness = (
+            1 - (torch.arange(steps)[1:-1, None] - knots[None, 1:-1]).abs() * (count + 1) / (steps - 1)
+        ).clamp_min(0)
+        self._weigh(line, (nearness / nearness.sum(dim=1, keepdim=True)).to(line))
+
+    def _weigh(self, line: torch.Tensor, nearness: torch.Tensor) -> None:
+        settings, inner = self.settings, len(nearness)
+        if settings.balance == "published":
+            self.spring_weight = torch.ones(len(line), device=line.device)
+            shares, identity_unit, label_unit = chunk_shares(inner).to(line), 1.0, 1.0
+        else:
+            self.spring_weight = 1 / spring_energy(line).clamp_min(1e-12)
+            shares = torch.full((inner,), 1 / inner).to(line)
+            identity, label = self._terms(self.start.flatten(0, 1), self._repeated(slice(None)))
+            identity_unit = float(identity.mean().clamp_min(1e-6))
+            label_unit = float(torch.tensor(float(self.classes)).log().clamp_min(1e-6))
+        self.weights = shares @ nearness  # [K]
+        self.factors = settings.of_identity / identity_unit, settings.label_weight / label_unit
+
+    def _repeated(self, paths: slice | torch.Tensor) -> torch.Tensor:
+        return self.labels[paths].repeat_interleave(self.start.shape[1])
+
+    def _terms(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        identity, label = self.outputs(latents)
+        self.classes = label.shape[1]
+        return self.identity_loss(identity), label_agreement(label, labels)
+
+    def curve(self, controls: torch.Tensor) -> torch.Tensor:
+        """Points [P, T, D] of control points [P, K, D]."""
+        return self.basis[:, 1:-1] @ controls + self.basis[:, [0, -1]] @ self.ends
+
+    def loss(self, controls: torch.Tensor, paths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss [A] of the paths' control points [A, K, D], and the gradient of its classifier terms [A, K, D]."""
+        latents, labels = controls.flatten(0, 1), self._repeated(paths)
+        weights = self.weights.repeat(len(paths))
+        values, gradients = torch.empty_like(weights), torch.empty_like(latents)
+        for part in split_batches(len(latents), self.settings.points_per_chunk):
+            points = latents[part].detach().requires_grad_(True)
+            with torch.enable_grad():
+                identity, label = self._terms(points, labels[part])
+                value = self.factors[0] * identity + self.factors[1] * label
+                if self.prior is not None:
+                    excess = (self.prior.energy(points, labels[part]) - 1).clamp_min(0)
+                    value = value + self.settings.prior_weight * excess
+                value = weights[part] * value
+                value.sum().backward()
+            gradients[part] = torch.as_tensor(points.grad)
+            values[part] = value.detach()
+        springs = (self.stretch @ controls + self.pull[paths]).square().sum(dim=(1, 2))
+        return self.spring_weight[paths] * springs + values.view(len(paths), -1).sum(dim=1), gradients.view_as(controls)
+
+    def step(
+        self, controls: torch.Tensor, gradient: torch.Tensor, length: torch.Tensor, paths: torch.Tensor
+    ) -> torch.Tensor:
+        """Explicit in the classifier terms, implicit in the springs: the exact minimiser of the local model."""
+        strength = (2 * length * self.spring_weight[paths]).view(-1, 1, 1)
+        target = controls - length.view(-1, 1, 1) * gradient - strength * (self.stretch.t() @ self.pull[paths])
+        return self.vectors @ ((self.vectors.t() @ target) / (1 + strength * self.values.view(1, -1, 1)))
+
+    @torch.no_grad()
+    def solve(self) -> torch.Tensor:
+        """Control points [P, K, D] after the search."""
+        settings, count = self.settings, len(self.start)
+        best = self.start.clone()
+        active = torch.arange(count, device=best.device)
+        value, gradient = self.loss(best, active)
+        self._require_finite(value, 0)
+        first, values, idle = value.mean(), value.clone(), torch.zeros(count, dtype=torch.long, device=best.device)
+        reach = (self.ends[:, 1] - self.ends[:, 0]).norm(dim=1) / (best.shape[1] + 1)
+        length = 0.25 * reach / gradient.norm(dim=2).amax(dim=1).clamp_min(1e-12)
+        evaluations = count
+        bar = range(settings.iterations)
+        for iteration in tqdm(bar, desc="walk", unit="it") if settings.progress and has_tqdm else bar:
+            tried = self.step(best[active], gradient[active], length[active], active)
+            value, slope = self.loss(tried, active)
+            self._require_finite(value, iteration + 1)
+            evaluations += len(active)
+            better = value < values[active]
+            gained = active[better]
+            little = values[active] - value < settings.tolerance * values[active].abs()
+            idle[active] = torch.where(better & ~little, 0, idle[active] + 1)
+            best[gained], gradient[gained], values[gained] = tried[better], slope[better], value[better]
+            length[active] *= torch.where(better, 1.5, 0.4)
+            active = active[idle[active] < 3]
+            if not len(active):
+                break
+        logger.info(
+            "%d guided walks by %d control points: mean loss %.4g on lines, %.4g at the end; %.1f evaluations a path",
+            *(count, best.shape[1], float(first), float(values.mean()), evaluations / max(1, count)),
+        )
+        return best
+
+    def _require_finite(self, value: torch.Tensor, iteration: int) -> None:
+        if not torch.isfinite(value).all():
+            raise RuntimeError(
+                f"the walk's loss is not finite at iteration {iteration}: the guide, the generator or a classifier "
+                "gives NaN; check their weights"
+            )
