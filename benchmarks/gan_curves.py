@@ -113,6 +113,8 @@ def configured(options: argparse.Namespace, folder: Path, **overrides: Any) -> C
         "gan#extractor_size": options.extractor_size,
         "gan#quality_images": options.samples,
     }
+    if options.quick:
+        common |= {"image_size": 32, "phantoms#patients_per_class": 20}
     parser.update({**common, **overrides})
     return parser
 
@@ -246,7 +248,7 @@ def picture(record: dict[str, Any], path: Path) -> None:
 def main() -> None:
     """Train what is missing, score it, print the table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="phantoms, two recipes, some hundred images: a check")
+    parser.add_argument("--quick", action="store_true", help="few phantoms, 32 px, two recipes: a check")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--picture", type=Path, help="draw the curves here")
     parser.add_argument("--dataset_dir", default="", help="real images (default: the embedded phantoms)")
