@@ -1,32 +1,58 @@
-"""Seconds per path of ``walk_private`` beside the released code's schedule, both in one run on the same networks.
+"""Seconds and arithmetic per accepted image: the released code's schedule and our walks on the same networks and pairs.
 
-The baseline is a plain implementation, written for this file, of the schedule of the paper's released code: one pair at
-a time, chunks of 4 points, every network with its weights' gradients on, float32. All sides are timed for a few
-iterations, in turn, and scaled to the 500 of the paper; the figure of a side is the median of its rounds. Networks have
-random weights: the time does not depend on them. ``speedup_vs_released_schedule`` compares float32 with float32, and is
-the smallest over the sizes; bfloat16 computes another walk (its distance is reported) and has its own key.
+The networks are the bundle's (phantoms, 64 px, shipped weights) or those of ``--models_dir``. The baseline is a plain
+implementation, written for this file, of the schedule of the paper's released code: one pair at a time, chunks of 4
+points, every network with its weights' gradients on, float32, 500 Adam iterations. Ours are ``walk_private`` (the same
+walk, batched), ``walk_guided`` in image space, ``walk_guided`` with a latent guide, and ``walk_amortised``, all with
+the published weights of the terms. Every side's points are then verified in image space, and ours repaired; that time
+counts. The loss is the published one, computed by the true networks. Guide and walker are trained once for a
+generator: their seconds are reported, not charged to the images. ``floor`` is one generator forward and one gate
+embedding an image.
 
-    python benchmarks/walk.py --quick --json walk.json
+    python benchmarks/walk.py --json walk.json
+    python benchmarks/walk.py --quick --json walk.json      the slow sides by 2 iterations, no losses of theirs
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import about, machine, seconds
-from monai.networks.nets import resnet18
+from common import about, machine
+from monai.bundle import ConfigParser
+from torch.utils.flop_counter import FlopCounterMode
 
-from monai_plan.latent import AnchorPairs, WalkSteering, pair_anchors, random_anchors, walk_private
-from monai_plan.networks.nets import StyleGenerator
+from monai_plan.data import stack_images
+from monai_plan.latent import (
+    AnchorPairs,
+    WalkSteering,
+    ask_networks,
+    guide_latents,
+    judge_guide,
+    pair_anchors,
+    random_anchors,
+    repair_walks,
+    train_guide,
+    train_walk_network,
+    verify_walks,
+    walk_amortised,
+    walk_guided,
+    walk_linear,
+    walk_private,
+)
+from monai_plan.latent.walks import chunk_shares
+from monai_plan.losses import identity_uniformity, label_agreement, spring_energy
+from monai_plan.metrics import load_perceptual_features, nearest_distances
 from monai_plan.utils import write_json
 
+CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
 PAPER_ITERATIONS = 500
-IDENTITIES = 365
 
 
 def released_schedule(pairs: AnchorPairs, steps: int, steering: WalkSteering, iterations: int) -> torch.Tensor:
@@ -50,86 +76,214 @@ def released_schedule(pairs: AnchorPairs, steps: int, steering: WalkSteering, it
     return torch.stack(walks)
 
 
-def make_steering(size: int, seed: int, device: torch.device) -> WalkSteering:
-    """Random networks of the sizes that two CPU cores can train."""
-    torch.manual_seed(seed)
-    generator = StyleGenerator(image_size=size, w_dim=128, channel_base=2048, channel_max=128)
-    classifiers = [
-        resnet18(spatial_dims=2, n_input_channels=1, num_classes=classes, conv1_t_stride=2)
-        for classes in (IDENTITIES, 2)
-    ]
-    return WalkSteering(*(network.to(device).eval() for network in (generator, *classifiers)))
+def published_loss(points: torch.Tensor, labels: torch.Tensor, steering: WalkSteering) -> torch.Tensor:
+    """The paper's loss of each path [P], by the true networks in image space."""
+    answers = ask_networks(points[:, 1:-1].flatten(0, 1), steering)
+    terms = 0.1 * identity_uniformity(answers.identity)
+    terms = terms + label_agreement(answers.label, labels.repeat_interleave(points.shape[1] - 2).to(terms.device))
+    shares = chunk_shares(points.shape[1] - 2).to(terms.device)
+    return spring_energy(points) + (terms.view(len(points), -1) * shares).sum(dim=1).to(points.device)
 
 
-def measure(size: int, arguments: argparse.Namespace, device: torch.device) -> dict:
-    """Interleaved rounds at one image size; seconds per path of 500 iterations."""
-    steering = make_steering(size, arguments.seed, device)
-    anchors = random_anchors(steering.generator, max(4, arguments.pairs), seed=arguments.seed)
-    pairs = pair_anchors(anchors, arguments.pairs // 2, seed=arguments.seed)
-    one = AnchorPairs(pairs.start[:1], pairs.end[:1], pairs.labels[:1])
-    options = {"iterations": arguments.iterations, "points_per_chunk": arguments.points_per_chunk, "progress": False}
+class Bench:
+    """Networks, pairs, gate and training images, and how a side is timed and judged."""
 
-    def ours(amp_dtype: torch.dtype | None = None) -> torch.Tensor:
-        return walk_private(pairs, arguments.steps, steering, amp_dtype=amp_dtype, **options)
+    def __init__(self, options: argparse.Namespace) -> None:
+        config = ConfigParser()
+        config.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "walk.json")])
+        overrides = {"dataset_dir": options.dataset_dir, "datalist": options.datalist, "models_dir": options.models_dir}
+        config.update({"bundle_root": str(CONFIGS.parent), **{name: v for name, v in overrides.items() if v}})
+        self.options = options
+        self.steering: WalkSteering = config.get_parsed_content("walk#steering")
+        self.gate = config.get_parsed_content("gate")
+        self.device = next(self.steering.generator.parameters()).device
+        anchors = random_anchors(self.steering.generator, 2 * options.pairs, seed=options.seed)
+        per_class = max(1, options.pairs // len(anchors.labels.unique()))
+        self.pairs = pair_anchors(anchors, per_class, seed=options.seed)
+        chosen = torch.linspace(0, len(self.pairs) - 1, options.released_pairs).round().long()
+        self.few = AnchorPairs(self.pairs.start[chosen], self.pairs.end[chosen], self.pairs.labels[chosen])
+        self.features, self.distance = load_perceptual_features(options.lpips_weights or None, self.gate.embedder)
+        items = config.get_parsed_content("splits")["training"]
+        load = config.get_parsed_content("load_image")
+        self.training = stack_images([load(item) for item in items]).images
 
-    sides: dict[str, tuple[Callable[[], torch.Tensor], int]] = {
-        "released_schedule": (lambda: released_schedule(one, arguments.steps, steering, arguments.iterations), 1),
-        "ours_fp32": (ours, len(pairs)),
-        "ours_bf16": (lambda: ours(torch.bfloat16), len(pairs)),
+    def timed(self, call: Callable[[], Any]) -> tuple[Any, float]:
+        """The result of a call and its wall time."""
+        begin = time.perf_counter()
+        result = call()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return result, time.perf_counter() - begin
+
+    def judge(
+        self, walk: Callable[[AnchorPairs], torch.Tensor], pairs: AnchorPairs, repair: bool, factor: float = 1.0
+    ) -> dict[str, Any]:
+        """Walk, verify, repair; seconds, arithmetic (of the walk on few pairs), loss and distance."""
+        points, walking = self.timed(lambda: walk(pairs))
+
+        def check() -> Any:
+            found = verify_walks(points, pairs.labels, self.steering.generator, self.gate)
+            return repair_walks(found, self.steering, self.gate) if repair else found
+
+        walks, checking = self.timed(check)
+        with FlopCounterMode(display=False) as counter:
+            walk(self.few)
+        counts = walks.meta["counts"]
+        images, gflop = max(1, counts["verified"]), counter.get_total_flops() * factor / 1e9
+        record = {
+            "paths": len(pairs),
+            "seconds_walking": walking * factor,
+            "seconds_checking": checking,
+            "seconds_per_accepted_image": (walking * factor + checking) / images,
+            "gflop_per_accepted_image": gflop / len(self.few) / (images / len(pairs)),
+            "accepted_fraction": counts["verified"] / counts["inner"],
+            "counts": counts,
+        }
+        if factor == 1.0:
+            losses = published_loss(walks.points, walks.labels, self.steering)
+            pictures = self.render(walks.points[walks.verified])
+            distances = nearest_distances(pictures, self.training, self.features)
+            record |= {
+                "loss_mean": float(losses.mean()),
+                "loss_worst": float(losses.max()),
+                "losses": losses.tolist(),
+                "distance_mean": float(distances.mean()),
+                "distance_least": float(distances.min()),
+            }
+        return record
+
+    @torch.no_grad()
+    def render(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images of latents, clamped, on the CPU."""
+        parts = latents.to(self.device).split(64)
+        return torch.cat([self.steering.generator.synthesize(part, noise="const").clamp(-1, 1).cpu() for part in parts])
+
+    def floor(self) -> float:
+        """Seconds of one generator forward and one gate embedding, per image."""
+        latents = walk_linear(self.pairs, self.options.steps)[:, 1:-1].flatten(0, 1)[:256]
+
+        @torch.no_grad()
+        def once() -> None:
+            for part in latents.to(self.device).split(32):
+                images = self.steering.generator.synthesize(part, noise="const").clamp(-1, 1)
+                self.gate.embedder(images)
+
+        once()
+        return min(self.timed(once)[1] for _ in range(3)) / len(latents)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """All sides on the same networks and pairs."""
+    bench = Bench(options)
+    steering, steps = bench.steering, options.steps
+    published = {"balance": "published", "control_points": options.control_points, "progress": False}
+
+    def learn() -> Any:
+        latents = guide_latents(steering.generator, options.guide_latents, seed=options.seed)
+        answers = ask_networks(latents, steering)
+        guide = train_guide(answers, steering, iterations=options.guide_iterations, seed=options.seed, progress=False)
+        found = walk_guided(bench.pairs, steps, steering, guide, **published)
+        along = found[:, 1:-1:4].flatten(0, 1)
+        return train_guide(
+            answers + ask_networks(along, steering),
+            steering,
+            guide,
+            iterations=options.guide_iterations // 2,
+            seed=options.seed + 1,
+            progress=False,
+        )
+
+    guide, guide_seconds = bench.timed(learn)
+    unseen = guide_latents(steering.generator, 512, seed=options.seed + 10)
+    report = judge_guide(guide, ask_networks(unseen, steering), steering)
+
+    def imitate() -> Any:
+        anchors = random_anchors(steering.generator, 128, seed=options.seed + 20)
+        solved = pair_anchors(anchors, 512, seed=options.seed + 20)
+        paths = walk_guided(solved, steps, steering, guide, **published)
+        classes = max(1, int(steering.generator.num_classes))
+        return train_walk_network(paths, solved.labels, classes, options.control_points, progress=False)
+
+    walker, walker_seconds = bench.timed(imitate)
+    iterations = 2 if options.quick else PAPER_ITERATIONS
+    slow = PAPER_ITERATIONS / iterations
+    sides: dict[str, dict[str, Any]] = {
+        "released_schedule": bench.judge(
+            lambda pairs: released_schedule(pairs, steps, steering, iterations), bench.few, False, slow
+        ),
+        "private": bench.judge(
+            lambda pairs: walk_private(pairs, steps, steering, iterations=iterations, progress=False),
+            *(bench.few, True, slow),
+        ),
+        "guided_image_space": bench.judge(
+            lambda pairs: walk_guided(pairs, steps, steering, points_per_chunk=96, **published), bench.few, True
+        ),
+        "guided_latent": bench.judge(
+            lambda pairs: walk_guided(pairs, steps, steering, guide, **published), bench.pairs, True
+        ),
+        "amortised": bench.judge(lambda pairs: walk_amortised(pairs, steps, steering, walker), bench.pairs, True),
+        "line": bench.judge(lambda pairs: walk_linear(pairs, steps), bench.pairs, False),
     }
-    walks = {name: call()[:1].cpu() for name, (call, _) in sides.items()}  # the warm-up, too
-    errors = {name: (walk - walks["released_schedule"]).abs() for name, walk in walks.items()}
-    rounds: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(arguments.rounds):
-        for name, (call, paths) in sides.items():
-            per_path = seconds(call, device) / paths * PAPER_ITERATIONS / arguments.iterations
-            rounds[name].append(round(per_path, 3))
-    median = {name: statistics.median(values) for name, values in rounds.items()}
-    return {
-        "seconds_per_path": median,
-        "rounds": rounds,
-        "speedup_fp32": round(median["released_schedule"] / median["ours_fp32"], 3),
-        "speedup_bf16": round(median["released_schedule"] / median["ours_bf16"], 3),
-        # Adam moves an element by 0.1 at first, whatever its gradient's size: rounding turns a few near-zero ones round
-        "mean_difference_of_points": {name: error.mean().item() for name, error in errors.items()},
-        "share_differing_by_0.001": {name: (error > 1e-3).float().mean().item() for name, error in errors.items()},
+    same = bench.judge(lambda pairs: walk_guided(pairs, steps, steering, guide, **published), bench.few, True)
+    floor, released, best = bench.floor(), sides["released_schedule"], sides["guided_latent"]
+    record = {
+        "speedup_vs_released_schedule": released["seconds_per_accepted_image"] / best["seconds_per_accepted_image"],
+        "accepted_fraction": best["accepted_fraction"],
+        "times_the_floor": {name: side["seconds_per_accepted_image"] / floor for name, side in sides.items()},
+        "floor_seconds_per_image": floor,
+        "sides": sides,
+        "guided_latent_on_the_released_pairs": same,
+        "guide": {"seconds": guide_seconds, **asdict(report)},
+        "walker": {"seconds": walker_seconds},
+        "distance": bench.distance,
     }
+    if not options.quick:
+        record |= {
+            "loss_ratio_mean": same["loss_mean"] / released["loss_mean"],
+            "loss_ratio_worst": same["loss_worst"] / released["loss_worst"],
+            "min_distance_ratio": same["distance_least"] / released["distance_least"],
+        }
+    return record
 
 
 def main() -> None:
-    """Time, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="64x64 only, few iterations, under two minutes")
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the slow sides by 2 iterations: no losses of theirs")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models_dir", default="", help="networks and gate (default: the bundle's)")
+    parser.add_argument("--dataset_dir", default="", help="their training images (default: the embedded phantoms)")
+    parser.add_argument("--datalist", default="", help="their split")
+    parser.add_argument("--lpips_weights", default="", help="for LPIPS distances (default: the gate's embedding)")
     parser.add_argument("--steps", type=int, default=50, help="points of a path")
-    parser.add_argument("--pairs", type=int, default=4, help="pairs in one batch of ours (even)")
-    parser.add_argument("--points_per_chunk", type=int, default=48)
-    parser.add_argument("--iterations", type=int, help="timed iterations a call (default 3; quick 1)")
-    parser.add_argument("--rounds", type=int, help="interleaved rounds (default 5; quick 3)")
+    parser.add_argument("--pairs", type=int, default=48, help="pairs that our fast sides walk at once")
+    parser.add_argument("--released_pairs", type=int, default=2, help="pairs of them that the slow sides walk")
+    parser.add_argument("--control_points", type=int, default=12)
+    parser.add_argument("--guide_latents", type=int, default=8192)
+    parser.add_argument("--guide_iterations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    arguments.iterations = arguments.iterations or (1 if arguments.quick else 3)
-    arguments.rounds = arguments.rounds or (3 if arguments.quick else 5)
-    device = torch.device(arguments.device)
-    sizes = {size: measure(size, arguments, device) for size in ((64,) if arguments.quick else (64, 128))}
-    print(f"{machine(device)}; torch {torch.__version__}; {arguments.steps} points, {PAPER_ITERATIONS} iterations")
-    print(f"{'size':>5} {'side':<18} {'s/path':>10} {'speed-up':>9}")
-    for size, figures in sizes.items():
-        for name, value in figures["seconds_per_path"].items():
-            print(
-                f"{size:>5} {name:<18} {value:>10.1f} {figures['seconds_per_path']['released_schedule'] / value:>9.2f}"
-            )
-    if arguments.json:
-        settings = ("steps", "pairs", "points_per_chunk", "iterations", "rounds", "seed", "quick")
-        record = {
-            "speedup_vs_released_schedule": min(figures["speedup_fp32"] for figures in sizes.values()),
-            "speedup_vs_released_schedule_bf16": min(figures["speedup_bf16"] for figures in sizes.values()),
-            "sizes": {str(size): figures for size, figures in sizes.items()},
-            **about(device),
-            **{name: getattr(arguments, name) for name in settings},
-        }
-        write_json(arguments.json, record)
+    options = parser.parse_args()
+    if options.quick:
+        options.guide_latents, options.guide_iterations, options.pairs = 512, 200, 8
+    record = run(options)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # the bundle's choice
+    print(f"{machine(device)}; torch {torch.__version__}; {options.steps} points a path")
+    columns = f"{'s/image':>9} {'x floor':>8} {'GFLOP':>9} {'accepted':>9} {'loss':>8} {'worst':>8} {'least d':>8}"
+    print(f"{'side':<20} {columns}")
+    for name, side in record["sides"].items():
+        rest = [side.get(key, float("nan")) for key in ("loss_mean", "loss_worst", "distance_least")]
+        print(
+            f"{name:<20} {side['seconds_per_accepted_image']:>9.4f} {record['times_the_floor'][name]:>8.1f} "
+            f"{side['gflop_per_accepted_image']:>9.2f} {side['accepted_fraction']:>9.3f} "
+            + " ".join(f"{value:>8.3f}" for value in rest)
+        )
+    print("guide:", {name: round(value, 3) for name, value in record["guide"].items()})
+    if options.json:
+        settings = {name: value for name, value in vars(options).items() if name != "json"}
+        settings["models_dir"] = Path(options.models_dir).name or "the bundle's"
+        settings["dataset_dir"] = Path(options.dataset_dir).name or "embedded phantoms"
+        settings.pop("datalist"), settings.pop("lpips_weights")
+        write_json(options.json, {**record, **settings, **about(device)})
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
 
 import torch
 from monai.utils import convert_to_tensor
@@ -13,9 +14,11 @@ from torch import nn
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
+from monai_plan.data.prefetch import BackgroundBatches, CountedBatch
 from monai_plan.data.walk_dataset import PrivacyWalkDataset
+from monai_plan.data.walk_rendering import Gate, JudgedBatch, WalkRenderer
 from monai_plan.latent.frozen import device_of
-from monai_plan.utils import PlanKeys, generator_for
+from monai_plan.utils import PlanKeys
 
 __all__ = ["PrivacyWalkDataLoader", "PrivacyWalkDataset", "PrivacyWalkSampler"]
 
@@ -31,13 +34,6 @@ _WORKER_OPTIONS = {
 }
 
 
-class Gate(Protocol):
-    """What the sampler needs of a :class:`~monai_plan.latent.gate.PrivacyGate`."""
-
-    def accepts(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 [B, C, H, W] in [-1, 1] -> bool [B]."""
-
-
 class PrivacyWalkSampler(DataLoader):
     """Yields whole batches of synthetic images, not indices: a data loader that any MONAI trainer takes as it is.
 
@@ -46,15 +42,22 @@ class PrivacyWalkSampler(DataLoader):
     point 3 to point 4); ``index`` int64 [B]. All are plain tensors.
 
     *With a gate* a position is drawn continuously between the inner points of a path, and an image leaves only after
-    the gate accepted it. Rejected ones are drawn again, also from other paths of the class. *Without a gate* (the
-    gallery is not at hand) only the walks' verified points are emitted, with constant noise and at full precision: no
-    place between them, and never an end; all verified points of a class take turns.
+    the gate accepted it. Rejected ones are drawn again, also from other paths of the class, together with the images of
+    the next batches, of which up to three are begun early. *Without a gate* (the gallery is not at hand) only the
+    walks' verified points are emitted, with constant noise and at full precision: no place between them, and never an
+    end; all verified points of a class take turns.
 
     An image depends on (the dataset's seed, index, epoch, turn) alone, not on ranks or on its batch, up to the float
-    noise of another batch size. The epoch is the sampler's, which MONAI trainers set; ``turn`` counts passes within an
-    epoch that nobody advanced, so that every pass has fresh images. ``state_dict`` resumes in mid-epoch: give the
-    loader to the checkpoint beside the trainer. This needs a sampler whose order depends on its epoch only, as the
-    default and DistributedSampler have it.
+    noise of other images in a forward. The epoch is the sampler's, which MONAI trainers set; ``turn`` counts passes
+    within an epoch that nobody advanced, so that every pass has fresh images. ``state_dict`` resumes in mid-epoch, with
+    the very same images: give the loader to the checkpoint beside the trainer. This needs a sampler whose order depends
+    on its epoch only, as the default and DistributedSampler have it.
+
+    State and ``counts`` (``emitted``: images; ``rejected``: draws on the way to them) are of the batches that were
+    handed out, whatever has been made already. An error comes with its batch.
+
+    Images are made without gradients and outside autocast and inference mode, whatever the training loop has switched
+    on where it asks for a batch.
 
     The loader owns ``generator``: it is put into evaluation mode and frozen for good. There are no workers and no
     pinning; ``num_workers``, ``pin_memory``, ``collate_fn`` and the like, left over from a stock config, are ignored
@@ -75,10 +78,13 @@ class PrivacyWalkSampler(DataLoader):
         channels: grey images are repeated to so many channels; ``None``: as generated.
         value_range: what [-1, 1] is mapped to, e.g. (0, 1).
         image_transform: applied last, to the batch's images [B, C, H, W], e.g. an intensity normalisation. Its result
-            is cast to float32. The gate has judged the images before it.
+            is cast to float32. The gate has judged the images before it. It must not draw from global random state.
         noise: "const", or "random" (with a gate only; rendered one by one, so that an image stays replayable).
         max_attempts: draws an image may take before the run fails, >= 1.
         amp: render in bfloat16 (with a gate only).
+        prefetch: batches that a background thread prepares ahead of the training step, e.g. 2; the same batches. On
+            CUDA it has a stream of its own. On a CPU it shares the cores with the training. The thread ends with its
+            pass, an error, ``break``, and the interpreter.
         worker_options: leftovers of other loaders, see above.
 
     Raises:
@@ -89,7 +95,6 @@ class PrivacyWalkSampler(DataLoader):
 
     is_synthetic = True  # monai_plan.utils.synthetic.SYNTHETIC_MARK
     dataset: PrivacyWalkDataset
-    image_generator: Any
     batch_size: int
 
     def __init__(
@@ -110,10 +115,13 @@ class PrivacyWalkSampler(DataLoader):
         noise: str = "const",
         max_attempts: int = 50,
         amp: bool = False,
+        prefetch: int = 0,
         **worker_options: Any,
     ) -> None:
         _check_sources(dataset, generator, gate)
-        _check_options(generator, gate, batch_size, label_shape, channels, value_range, noise, max_attempts, amp)
+        _check_options(
+            generator, gate, batch_size, label_shape, channels, value_range, noise, max_attempts, amp, prefetch
+        )
         _drop_worker_options(worker_options)
         if gate is None:
             dataset.require_verified(generator)
@@ -127,22 +135,33 @@ class PrivacyWalkSampler(DataLoader):
                 "images_per_epoch, or set drop_last to false"
             )
         self.device = device_of(generator) if device is None else torch.device(device)
-        self.image_generator = generator.to(self.device).eval().requires_grad_(False)
-        self.gate = gate.to(self.device) if isinstance(gate, nn.Module) else gate
+        self.renderer = WalkRenderer(
+            dataset,
+            generator.to(self.device).eval().requires_grad_(False),
+            gate.to(self.device) if isinstance(gate, nn.Module) else gate,
+            batch_size,
+            self.device,
+            noise,
+            max_attempts,
+            amp,
+        )
         self.label_dtype = get_torch_dtype_from_string(label_dtype) if isinstance(label_dtype, str) else label_dtype
         self.label_shape = tuple(label_shape)
         self.channels = channels
         self.value_range = (float(value_range[0]), float(value_range[1]))
         self.image_transform = image_transform
-        self.noise = noise
-        self.max_attempts = max_attempts
-        self.amp = amp
+        self.prefetch = prefetch
         self.counts = {"emitted": 0, "rejected": 0}
         self._requested_epoch = 0
         self._epoch: int | None = None  # of the pass begun last; None: none yet
         self._turn = -1
         self._batches = 0  # handed out in that pass
         self._resuming = False
+
+    @property
+    def gate(self) -> Gate | None:
+        """What judges the images."""
+        return self.renderer.gate
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next pass be the first one of ``epoch``, from its beginning; also replays an epoch."""
@@ -183,10 +202,14 @@ class PrivacyWalkSampler(DataLoader):
             self._epoch, self._turn, self._batches = current, turn, 0
         self._resuming = False
         epoch, turn = int(self._epoch or 0), self._turn  # kept, because a trainer may advance the epoch in mid-pass
-        for number, indices in enumerate(self._order(epoch, turn)[self._batches :], start=self._batches + 1):
-            batch = self._make_batch(indices, epoch, turn)
-            self._batches = number
-            yield batch
+        source = self._prepare(self._order(epoch, turn), epoch, turn, self._batches)
+        prepared = BackgroundBatches(source, self.prefetch, self.device) if self.prefetch else source
+        with closing(prepared):
+            for number, (batch, rejected) in enumerate(prepared, start=self._batches + 1):
+                self._batches = number
+                self.counts["emitted"] += len(batch[INDEX])
+                self.counts["rejected"] += rejected
+                yield batch
 
     def _fingerprint(self) -> dict[str, int]:
         return {"seed": self.dataset.seed, "images_per_epoch": len(self.dataset), "batch_size": self.batch_size}
@@ -208,62 +231,25 @@ class PrivacyWalkSampler(DataLoader):
         finally:
             self._request_epoch(current)
 
-    @torch.no_grad()
-    def _make_batch(self, indices: Sequence[int], epoch: int, turn: int) -> dict[str, torch.Tensor]:
-        images: list[torch.Tensor] = [torch.empty(0)] * len(indices)
-        places: list[tuple[int, float]] = [(-1, -1.0)] * len(indices)
-        waiting = list(range(len(indices)))
-        for attempt in range(self.max_attempts):
-            keys = [(int(indices[slot]), epoch, turn, attempt) for slot in waiting]
-            drawn = [self.dataset.place(*key, verified_only=self.gate is None) for key in keys]
-            candidates = self._render(drawn, keys)
-            passed = self._judge(candidates)
-            for slot, place, image, good in zip(waiting, drawn, candidates, passed, strict=True):
-                if good:
-                    images[slot], places[slot] = image, place
-            self.counts["rejected"] += passed.count(False)
-            waiting = [slot for slot, good in zip(waiting, passed, strict=True) if not good]
-            if not waiting:
-                self.counts["emitted"] += len(indices)
-                return self._pack(torch.stack(images), places, indices)
-        raise RuntimeError(
-            f"the gate rejected all {self.max_attempts} attempts for {len(waiting)} of the {len(indices)} images of a "
-            f"batch (so far {self.counts['emitted']} emitted, {self.counts['rejected']} rejected); nothing is emitted "
-            "instead. Raise max_attempts if few are rejected overall. If most are, walk again with a larger identity "
-            "weight or from anchors of a larger k, and see whether the gate was calibrated on images of the same kind"
-        )
+    def _prepare(
+        self, order: Sequence[Sequence[int]], epoch: int, turn: int, first: int
+    ) -> Generator[CountedBatch, None, None]:
+        """The batches of one pass from number ``first`` on.
 
-    def _render(self, places: Sequence[tuple[int, float]], keys: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        """Images [B, C, H, W] in [-1, 1], float32, of places on paths."""
-        latents = self.dataset.latents(places).to(self.device)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            if self.noise == "const":
-                images = self.image_generator.synthesize(latents, noise="const")
-            else:
-                rngs = [generator_for(self.dataset.seed, "noise", *key, device=self.device) for key in keys]
-                pairs = zip(latents.split(1), rngs, strict=True)
-                images = torch.cat([self.image_generator.synthesize(w, noise="random", rng=rng) for w, rng in pairs])
-        images = images.float()
-        if not torch.isfinite(images).all():
-            raise RuntimeError(
-                "the generator made an image with NaN or infinite values. Its weights may be damaged or of another "
-                "model than the walks; with amp, try without"
-            )
-        return images.clamp(-1, 1)
+        What the training loop has switched on in its thread (gradients, autocast, inference mode) is off while a batch
+        is made, and on again where it is handed out.
+        """
+        judged = self.renderer.batches(order, epoch, turn, first)
+        while True:
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+                batch = next(judged, None)
+                if batch is None:
+                    return
+                prepared = CountedBatch(self._pack(batch), batch.rejected)
+            yield prepared
 
-    def _judge(self, images: torch.Tensor) -> list[bool]:
-        if self.gate is None:
-            return [True] * len(images)  # verified beforehand
-        accepted = self.gate.accepts(images)
-        if accepted.dtype != torch.bool or accepted.shape != (len(images),):
-            raise TypeError(
-                f"gate.accepts must give bool [{len(images)}], got {accepted.dtype} {tuple(accepted.shape)}"
-            )
-        return accepted.tolist()
-
-    def _pack(
-        self, images: torch.Tensor, places: Sequence[tuple[int, float]], indices: Sequence[int]
-    ) -> dict[str, torch.Tensor]:
+    def _pack(self, judged: JudgedBatch) -> dict[str, torch.Tensor]:
+        images = judged.images
         low, high = self.value_range
         if self.value_range != (-1.0, 1.0):
             images = low + (images + 1) * ((high - low) / 2)
@@ -271,18 +257,16 @@ class PrivacyWalkSampler(DataLoader):
             images = images.expand(-1, self.channels, -1, -1).contiguous()
         if self.image_transform is not None:
             images = convert_to_tensor(self.image_transform(images), dtype=torch.float32, device=self.device)
-            if len(images) != len(indices):
+            if len(images) != len(judged.indices):
                 raise ValueError(
-                    f"image_transform made {tuple(images.shape)} of {len(indices)} images; it gets the whole batch "
-                    "[B, C, H, W] and must keep B"
+                    f"image_transform made {tuple(images.shape)} of {len(judged.indices)} images; it gets the whole "
+                    "batch [B, C, H, W] and must keep B"
                 )
-        paths = torch.tensor([path for path, _ in places])
-        labels = self.dataset.walks.labels[paths].to(self.label_dtype).view(-1, *self.label_shape)
         columns = {
-            PlanKeys.LABEL: labels,
-            PlanKeys.PATH_ID: paths,
-            PlanKeys.POSITION: torch.tensor([position for _, position in places], dtype=torch.float32),
-            INDEX: torch.tensor([int(index) for index in indices]),
+            PlanKeys.LABEL: self.dataset.walks.labels[judged.paths].to(self.label_dtype).view(-1, *self.label_shape),
+            PlanKeys.PATH_ID: judged.paths,
+            PlanKeys.POSITION: judged.positions.float(),
+            INDEX: judged.indices,
         }
         return {str(PlanKeys.IMAGE): images, **{str(key): value.to(self.device) for key, value in columns.items()}}
 
@@ -322,11 +306,14 @@ def _check_options(
     noise: str,
     max_attempts: int,
     amp: bool,
+    prefetch: int,
 ) -> None:
     if batch_size is None or batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     if max_attempts < 1:
         raise ValueError(f"max_attempts must be >= 1, got {max_attempts}")
+    if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 0:
+        raise ValueError(f"prefetch is a number of batches, 0 for none ahead, e.g. 2; got {prefetch!r}")
     if any(size != 1 for size in label_shape):
         raise ValueError(
             f"one image has one label, so label_shape may hold ones only, e.g. (1, 1, 1); got {label_shape}"

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from monai_plan.latent.walk_set import WalkSet
-from monai_plan.utils import PlanKeys, generator_for, weights_digest
+from monai_plan.utils import PlanKeys, generator_for, uniform_at, weights_digest
 
 __all__ = ["PrivacyWalkDataset"]
 
@@ -54,22 +54,27 @@ class PrivacyWalkDataset(Dataset):
         self.walks = walks
         self.seed = int(seed)
         self.images_per_epoch = images_per_epoch
-        self._paths_of = {int(label): (walks.labels == label).nonzero()[:, 0] for label in walks.labels.unique()}
-        families = list(self._paths_of.values()) if balance else [torch.arange(len(walks))]
+        classes, class_of = walks.labels.unique(return_inverse=True)
+        self._classes = classes.tolist()
+        self._class_of = class_of
+        by_class = [(class_of == number).nonzero()[:, 0] for number in range(len(classes))]
+        families = by_class if balance else [torch.arange(len(walks))]
         rng = generator_for(self.seed, "walk dataset")
         # each index belongs to a family (a class) and has a rank within it
         self._family = (torch.arange(images_per_epoch) % len(families))[torch.randperm(images_per_epoch, generator=rng)]
         self._rank = torch.zeros(images_per_epoch, dtype=torch.int64)
-        self._size = torch.bincount(self._family, minlength=len(families)).tolist()
-        for family, size in enumerate(self._size):
+        self._size = torch.bincount(self._family, minlength=len(families))
+        for family, size in enumerate(self._size.tolist()):
             self._rank[self._family == family] = torch.arange(size)
         # what takes turns: paths where a gate judges each image, verified points [path, point] where none does
-        self._path_turns = [paths[torch.randperm(len(paths), generator=rng)] for paths in families]
-        self._point_turns = []
+        self._by_class = _Lists(by_class)
+        self._path_turns = _Lists([paths[torch.randperm(len(paths), generator=rng)] for paths in families])
+        point_turns = []
         for paths in families:
             at = walks.verified[paths].nonzero()
             points = torch.stack([paths[at[:, 0]], at[:, 1]], dim=1)
-            self._point_turns.append(points[torch.randperm(len(points), generator=rng)])
+            point_turns.append(points[torch.randperm(len(points), generator=rng)])
+        self._point_turns = _Lists(point_turns)
 
     def __len__(self) -> int:
         return self.images_per_epoch
@@ -77,7 +82,7 @@ class PrivacyWalkDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of a dataset of {len(self)} images")
-        path, _ = self.place(index, epoch=0, turn=0, attempt=0)
+        path = int(self.places([index], epoch=0)[0])
         return {"index": index, PlanKeys.LABEL.value: int(self.walks.labels[path]), PlanKeys.PATH_ID.value: path}
 
     def require_verified(self, generator: nn.Module) -> None:
@@ -95,7 +100,8 @@ class PrivacyWalkDataset(Dataset):
                 "generator (or by an old version, which kept no digest of it). Verify them again where the gallery is "
                 "(monai_plan.latent.verification.verify_walks), or give a gate"
             )
-        bare = [label for label, paths in self._paths_of.items() if not self.walks.verified[paths].any()]
+        verified = self._class_of[self.walks.verified.any(dim=1)]
+        bare = [label for number, label in enumerate(self._classes) if not (verified == number).any()]
         if bare:
             raise ValueError(
                 f"without a gate only verified points may be emitted, and class(es) {bare} of this walk set "
@@ -103,40 +109,59 @@ class PrivacyWalkDataset(Dataset):
                 "(monai_plan.latent.verification.verify_walks), give a gate, or walk more pairs of these classes"
             )
 
-    def place(
-        self, index: int, epoch: int, turn: int = 0, attempt: int = 0, verified_only: bool = False
-    ) -> tuple[int, float]:
-        """Where image ``index`` comes from, drawn from (seed, index, epoch, turn, attempt) alone.
+    def places(
+        self,
+        indices: Sequence[int] | torch.Tensor,
+        epoch: int,
+        turn: int = 0,
+        attempts: Sequence[int] | torch.Tensor | int = 0,
+        verified_only: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where images come from, each drawn from its own (seed, index, epoch, turn, attempt) alone.
 
         Args:
-            index: 0 .. len - 1.
+            indices: 0 .. len - 1, [B].
             epoch: >= 0.
             turn: the pass within the epoch, >= 0.
-            attempt: 0 at first; each higher one is another place of the same class. Without effect for verified points.
-            verified_only: a verified point, the next one in turn, instead of a place between the inner points.
+            attempts: one, or [B]: 0 at first; each higher one is another place of the same class. Without effect for
+                verified points.
+            verified_only: verified points, the next ones in turn, instead of places between the inner points.
 
         Returns:
-            The path, 0 .. P - 1, and the position in points from its start, within [1, T - 2]: never an end.
+            The paths, int64 [B], 0 .. P - 1, and the positions in points from their start, float64 [B], within
+            [1, T - 2]: never an end.
         """
-        family = int(self._family[index])
-        step = int(self._rank[index]) + (epoch + turn) * self._size[family]
+        indices, attempts = torch.as_tensor(indices), torch.as_tensor(attempts)
+        family = self._family[indices]
+        steps = self._rank[indices] + (epoch + turn) * self._size[family]
         if verified_only:
-            points = self._point_turns[family]
-            path, point = points[step % len(points)].tolist()
-            return path, float(point)
-        path = int(self._path_turns[family][step % len(self._path_turns[family])])
-        rng = generator_for(self.seed, "place", index, epoch, turn, attempt)
-        if attempt > 0:  # a path may be bad throughout
-            others = self._paths_of[int(self.walks.labels[path])]
-            path = int(others[torch.randint(len(others), (), generator=rng)])
+            paths, points = self._point_turns.at(family, steps).unbind(dim=1)
+            return paths, points.double()
+        paths = self._path_turns.at(family, steps)
+        if attempts.any():  # a path may be bad throughout
+            group = self._class_of[paths]
+            share = uniform_at(self.seed, "path", indices, epoch, turn, attempts)
+            others = self._by_class.at(group, (share * self._by_class.lengths[group]).long())
+            paths = torch.where(attempts > 0, others, paths)
         last_inner = self.walks.points.shape[1] - 2
-        return path, 1 + (last_inner - 1) * float(torch.rand((), generator=rng, dtype=torch.float64))
+        return paths, 1 + (last_inner - 1) * uniform_at(self.seed, "place", indices, epoch, turn, attempts)
 
-    def latents(self, places: Sequence[tuple[int, float]]) -> torch.Tensor:
-        """Latents [B, D], float32, of places given as (path, position): linear between neighbouring inner points."""
-        paths = torch.tensor([path for path, _ in places])
-        positions = torch.tensor([position for _, position in places], dtype=torch.float64)
+    def latents(self, paths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Latents float32 [B, D] of :meth:`places`: linear between neighbouring inner points."""
         low = positions.long()
         high = (low + 1).clamp(max=self.walks.points.shape[1] - 2)
         share = (positions - low).float().unsqueeze(1)
         return torch.lerp(self.walks.points[paths, low], self.walks.points[paths, high], share)
+
+
+class _Lists:
+    """Lists of different lengths in one tensor, for look-ups in several at once."""
+
+    def __init__(self, lists: Sequence[torch.Tensor]) -> None:
+        self.values = torch.cat(list(lists))
+        self.lengths = torch.tensor([len(values) for values in lists])
+        self.first = self.lengths.cumsum(dim=0) - self.lengths
+
+    def at(self, lists: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """Element ``steps`` [B] of lists number ``lists`` [B], beginning anew at a list's end."""
+        return self.values[self.first[lists] + steps % self.lengths[lists]]

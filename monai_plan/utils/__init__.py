@@ -6,7 +6,7 @@ from .enums import PlanKeys
 from .files import atomic_path, require_writable, sha256_of, write_json
 from .half_precision import autocast_dtype, has_half_precision
 from .picture import image_grid, save_png
-from .seeding import generator_for
+from .seeding import generator_for, uniform_at
 from .tensor_file import load_tensors, save_tensors
 from .torchvision_ops import import_torchvision
 from .weights import load_weights, read_weights, weights_digest

@@ -1,7 +1,11 @@
 import copy
+import gc
 import json
 import logging
 import random
+import threading
+import time
+import traceback
 
 import numpy as np
 import pytest
@@ -20,15 +24,27 @@ from monai_plan.handlers import SyntheticOnly
 from monai_plan.utils.synthetic import is_synthetic
 
 VERIFIED = {0: (1, 3), 1: (2,), 4: (2, 4)}  # paths 2, 3 and 5 have no verified point
+DEFAULTS = {"batch_size": 4}
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if "batches ahead" in thread.name]
+
+
+@pytest.fixture(params=[0, 2], autouse=True)
+def ahead(request, monkeypatch):
+    """Every test of this file with batches made when they are asked for, and with batches prepared ahead."""
+    monkeypatch.setitem(DEFAULTS, "prefetch", request.param)
+    yield request.param
+    gc.collect()
+    assert not threads()
 
 
 def make(images=12, gate="open", seed=0, walks=None, generator=None, **options):
     walks = walks or spelling_walks(VERIFIED)
-    options.setdefault("batch_size", 4)
     gate = RuleGate() if gate == "open" else gate
-    return PrivacyWalkSampler(
-        PrivacyWalkDataset(walks, images, seed), generator or SpellingGenerator(), gate, **options
-    )
+    dataset = PrivacyWalkDataset(walks, images, seed)
+    return PrivacyWalkSampler(dataset, generator or SpellingGenerator(), gate, **{**DEFAULTS, **options})
 
 
 def stream(loader, epochs=1):
@@ -134,12 +150,10 @@ def test_gate_sees_every_image_and_rejected_ones_never_leave():
 
 
 def test_exhausted_gate_raises_with_counts_and_emits_nothing():
-    gate = RuleGate(banned=(0, 1, 2))  # the whole class 0
-    loader = make(gate=gate, max_attempts=7)
-    batches = iter(loader)
-    with pytest.raises(RuntimeError, match=r"rejected all 7 attempts for \d of the 4 images(.|\n)*max_attempts"):
-        list(batches)
-    assert loader.counts["emitted"] == 0 and loader.counts["rejected"] == gate.rejected > 0
+    loader = make(gate=RuleGate(banned=(0, 1, 2)), max_attempts=7)  # the whole class 0
+    with pytest.raises(RuntimeError, match=r"all 7 attempts for 1 of the 4.*0 emitted, 7 rejected.*max_attempts"):
+        list(loader)
+    assert loader.counts == {"emitted": 0, "rejected": 0}
 
 
 @pytest.mark.parametrize(
@@ -218,10 +232,36 @@ def test_images_that_are_not_finite_stop_the_run():
 
 
 @pytest.mark.parametrize("amp", [False, True])
-def test_amp_gives_float32_outside_any_autocast(amp):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        batch = next(iter(make(amp=amp)))
-    assert batch["image"].dtype == torch.float32
+def test_what_the_training_loop_switches_on_does_not_reach_the_images(amp):
+    seen = {}
+
+    class Watched(SpellingGenerator):
+        def synthesize(self, *args, **options):
+            watch("generator")
+            return super().synthesize(*args, **options)
+
+    class WatchedGate(RuleGate):
+        def accepts(self, images):
+            watch("gate")
+            return super().accepts(images)
+
+    def watch(name):
+        seen[name] = torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def transform(images):
+        watch("transform")
+        return images
+
+    plain = stream(make(amp=amp))
+    for mode in (torch.enable_grad, torch.inference_mode):
+        batches = iter(make(generator=Watched(), gate=WatchedGate(), image_transform=transform, amp=amp))
+        with torch.autocast("cpu", dtype=torch.bfloat16), mode():
+            made = list(batches)
+            assert torch.is_autocast_enabled("cpu") and torch.is_inference_mode_enabled() == (mode != torch.enable_grad)
+        assert seen == {"generator": (amp, False, False), **dict.fromkeys(("gate", "transform"), (False, False, False))}
+        assert_same(made, plain)
+        assert made[0]["image"].dtype == torch.float32
+        assert not any(column.is_inference() or column.requires_grad for batch in made for column in batch.values())
 
 
 @pytest.mark.parametrize("wrap", [torch.as_tensor, MetaTensor])
@@ -302,6 +342,135 @@ def test_resume_reproduces_the_stream(batches):
 def test_resume_refuses_another_stream():
     with pytest.raises(ValueError, match="'seed': 0.*cannot be continued"):
         make(seed=1).load_state_dict(make(seed=0).state_dict())
+
+
+class MixingGenerator(SpellingGenerator):
+    """The last digits of an image depend on the images beside it in a forward, as real networks' may."""
+
+    def synthesize(self, w, noise="const", rng=None):
+        return super().synthesize(w, noise, rng) + 1e-4 * w.mean()
+
+
+@pytest.mark.parametrize("batches", [1, 15, 16, 17, 30, 33, 39])
+def test_resume_is_exact_where_forwards_mix_batches(batches):
+    options = {"images": 160, "gate": RuleGate(low=2.0), "shuffle": True}
+    whole = stream(make(generator=MixingGenerator(), **options))
+    loader = make(generator=MixingGenerator(), **options)
+    for _, _ in zip(range(batches), loader):  # noqa: B905
+        pass
+    resumed = make(generator=MixingGenerator(), **options)
+    resumed.load_state_dict(loader.state_dict())
+    assert_same(stream(resumed), whole[batches:])
+    complete = make(**options)
+    stream(complete)
+    assert resumed.counts == complete.counts
+
+
+@pytest.mark.parametrize("noise", ["const", "random"])
+@pytest.mark.parametrize("depth", [1, 2, 7])
+def test_depth_does_not_change_the_stream(noise, depth):
+    options = {"images": 100, "gate": RuleGate(low=2.0), "shuffle": True, "noise": noise}
+    loaders = [make(generator=MixingGenerator(), prefetch=prefetch, **options) for prefetch in (0, depth)]
+    streams = [[], []]
+    for batch, other in zip(*loaders, strict=True):
+        streams[0].append(batch), streams[1].append(other)
+        assert loaders[0].state_dict() == loaders[1].state_dict()
+    assert_same(*streams)
+
+
+def test_state_and_counts_are_of_what_was_handed_out(ahead):
+    gate = RuleGate(low=3.0)
+    loader = make(images=64, gate=gate)
+    place = loader.dataset.places
+    needed = [next(a for a in range(50) if place([i], 0, 0, a)[1] >= 3.0) for i in range(12)]
+    rejected = [sum(needed[first : first + 4]) for first in (0, 4, 8)]
+    batches = iter(loader)
+    for number in range(1, 4):
+        next(batches)
+        deadline = time.monotonic() + 20
+        while ahead and gate.seen < 4 * (number + ahead) and time.monotonic() < deadline:
+            time.sleep(0.001)  # let the thread get ahead
+        assert loader.state_dict()["batches"] == number
+        assert loader.counts == {"emitted": 4 * number, "rejected": sum(rejected[:number])}
+    assert gate.seen >= 4 * (3 + ahead)
+
+
+def broken_transform(at):
+    calls = []
+
+    def fail_in_here(images):
+        calls.append(images)
+        if len(calls) == at:
+            raise KeyError("injected fault")
+        return images
+
+    return {"image_transform": fail_in_here}
+
+
+def broken_generator(at):
+    class Breaking(SpellingGenerator):
+        def synthesize(self, w, noise="const", rng=None):
+            images = super().synthesize(w, noise, rng)
+            return images / 0 if self.calls == at else images
+
+    return {"generator": Breaking()}
+
+
+def broken_gate(at):
+    class Breaking(RuleGate):
+        def accepts(self, images):
+            verdict = super().accepts(images)
+            return verdict[:1] if self.seen == 4 * at else verdict
+
+    return {"gate": Breaking()}
+
+
+@pytest.mark.parametrize("at", [1, 3, 5])
+@pytest.mark.parametrize(
+    "fault, error, message, place",
+    [
+        (broken_transform, KeyError, "'injected fault'", "fail_in_here"),
+        (broken_generator, RuntimeError, "the generator made an image with NaN", "_completed"),
+        (broken_gate, TypeError, r"gate.accepts must give bool \[4\]", "_judge"),
+    ],
+)
+def test_error_comes_with_its_batch_and_its_traceback(fault, error, message, place, at):
+    loader, handed_out = make(images=40, **fault(at)), 0
+    with pytest.raises(error, match=message) as caught:
+        for _ in loader:
+            handed_out += 1
+    assert handed_out == loader.state_dict()["batches"] == at - 1 and not threads()
+    assert place in [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+
+
+def test_no_thread_outlives_its_loop(ahead):
+    loader = make(images=400)
+    for _ in loader:
+        assert len(threads()) == (ahead > 0)
+        break
+    assert not threads()
+    with pytest.raises(ZeroDivisionError):
+        for _ in loader:
+            raise ZeroDivisionError
+    assert not threads()
+    kept = iter(loader)
+    next(kept)
+    assert len(threads()) == (ahead > 0)
+    del kept
+    assert not threads()
+    cycle = {"batches": iter(loader)}
+    cycle["self"] = cycle
+    next(cycle["batches"])
+    del cycle
+    gc.collect()
+    assert not threads()
+
+
+def test_trainer_that_fails_leaves_no_thread(ahead):
+    trainer = make_trainer(make(images=400), loss=lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.run()
+    assert not threads()
 
 
 class Recorder:
@@ -394,6 +563,8 @@ def test_worker_options_of_a_stock_config_are_ignored_with_a_warning(caplog):
         ({"batch_size": None}, ValueError, "batch_size"),
         ({"batch_size": 13, "drop_last": True}, ValueError, "no batch of 13"),
         ({"max_attempts": 0}, ValueError, "max_attempts"),
+        ({"prefetch": -1}, ValueError, "prefetch is a number of batches.*got -1"),
+        ({"prefetch": True}, ValueError, "prefetch is a number of batches"),
         ({"label_shape": (2,)}, ValueError, "label_shape"),
         ({"value_range": (1, 0)}, ValueError, "value_range"),
         ({"noise": "some"}, ValueError, "'some'"),
@@ -433,6 +604,7 @@ def _one_rank(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.parametrize("ahead", [0], indirect=True)
 def test_two_processes_share_out_each_epoch(tmp_path):
     mp.spawn(_one_rank, (str(tmp_path),), nprocs=2)
     rows = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]

@@ -1,0 +1,197 @@
+"""Places on walks rendered and judged until every slot of every batch holds an accepted image."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+
+from monai_plan.data.walk_dataset import PrivacyWalkDataset
+from monai_plan.utils import generator_for
+
+__all__ = ["Gate", "JudgedBatch", "WalkRenderer"]
+
+_BEGUN = 4
+"""Batches begun before the first of them is complete, at most."""
+_BLOCK = 16
+"""No batch of the next so many is begun before these are complete: where a resumed pass can start."""
+_NOT_FINITE = (
+    "the generator made an image with NaN or infinite values. Its weights may be damaged or of another model than the "
+    "walks; with amp, try without"
+)
+
+
+class Gate(Protocol):
+    """What is needed of a :class:`~monai_plan.latent.gate.PrivacyGate`."""
+
+    def accepts(self, images: torch.Tensor) -> torch.Tensor:
+        """float32 [B, C, H, W] in [-1, 1] -> bool [B]."""
+
+
+class JudgedBatch(NamedTuple):
+    """A batch whose images have all passed.
+
+    Attributes:
+        indices: of the data set, int64 [B], on the CPU like ``paths`` and ``positions``.
+        images: float32 [B, C, H, W] in [-1, 1], on the generator's device.
+        paths: int64 [B].
+        positions: in points from the path's start, float64 [B].
+        rejected: draws that the gate rejected on the way.
+    """
+
+    indices: torch.Tensor
+    images: torch.Tensor
+    paths: torch.Tensor
+    positions: torch.Tensor
+    rejected: int
+
+
+@dataclass(eq=False)
+class _Slot:
+    """One image to be: the attempts that failed, and the one that did not."""
+
+    index: int
+    attempt: int = 0
+    is_finite: bool = True
+    image: torch.Tensor | None = None
+    path: int = -1
+    position: float = -1.0
+
+
+@dataclass(frozen=True)
+class WalkRenderer:
+    """Makes batches in forwards of one size.
+
+    A forward holds what the gate rejected before, and is filled up with the next batches' first draws: a rejected image
+    costs one image more, not a forward of its own. So a few batches are begun before the first one is complete.
+
+    Args:
+        dataset: the walks; draws places.
+        generator: with ``synthesize(w, noise, rng)``, on ``device``.
+        gate: judges; ``None`` takes verified points only, which have been judged.
+        batch_size: images in a forward.
+        device: the generator's and the gate's.
+        noise: "const", or "random": rendered one by one, each with its own random state.
+        max_attempts: draws an image may take.
+        amp: render in bfloat16; the gate judges in float32.
+    """
+
+    dataset: PrivacyWalkDataset
+    generator: Any
+    gate: Gate | None
+    batch_size: int
+    device: torch.device
+    noise: str
+    max_attempts: int
+    amp: bool
+
+    def batches(self, order: Sequence[Sequence[int]], epoch: int, turn: int, first: int = 0) -> Iterator[JudgedBatch]:
+        """The batches of one pass, from number ``first`` on.
+
+        Which images share a forward does not depend on ``first``: a pass that is resumed renders a few batches before
+        it again. So its images are the same to the bit.
+
+        Args:
+            order: the indices of each batch of the whole pass.
+            epoch: see :meth:`PrivacyWalkDataset.places`.
+            turn: likewise.
+            first: 0 .. len(order).
+
+        Raises:
+            RuntimeError: when it comes to a batch, of which the gate rejected every attempt for an image, or an image
+                is not finite.
+        """
+        number = first - first % _BLOCK if self.gate is not None else first
+        begun: deque[list[_Slot]] = deque()
+        waiting: list[_Slot] = []  # oldest first
+        emitted = rejected = 0
+        upcoming = complete = number
+        while complete < len(order):
+            while len(waiting) < self.batch_size and len(begun) < _BEGUN and upcoming < len(order):
+                if upcoming % _BLOCK == 0 and begun:
+                    break
+                begun.append([_Slot(int(index)) for index in order[upcoming]])
+                waiting += begun[-1]
+                upcoming += 1
+            tried, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
+            waiting = self._try(tried, epoch, turn) + waiting
+            while begun and (batch := self._completed(begun[0], emitted, rejected)) is not None:
+                begun.popleft()
+                emitted, rejected = emitted + len(batch.images), rejected + batch.rejected
+                complete += 1
+                if complete > first:
+                    yield batch
+
+    def _try(self, slots: Sequence[_Slot], epoch: int, turn: int) -> list[_Slot]:
+        """One forward; fills the slots whose image passes and returns those to be tried again."""
+        indices = torch.tensor([slot.index for slot in slots])
+        attempts = torch.tensor([slot.attempt for slot in slots])
+        paths, positions = self.dataset.places(indices, epoch, turn, attempts, verified_only=self.gate is None)
+        keys = [(slot.index, epoch, turn, slot.attempt) for slot in slots]
+        images = self._render(self.dataset.latents(paths, positions).to(self.device), keys)
+        finite = torch.isfinite(images).flatten(1).all(dim=1)
+        images = images.clamp(-1, 1)
+        is_finite = finite.tolist()
+        if not all(is_finite):  # the gate is for images; their batch's turn to fail comes later
+            images = images[finite]
+        passed = zip(images.unbind(), self._judge(images), strict=True)
+        rejected = []
+        for slot, good, path, position in zip(slots, is_finite, paths.tolist(), positions.tolist(), strict=True):
+            slot.is_finite = good
+            if not good:
+                continue
+            image, accepted = next(passed)
+            if accepted:
+                slot.image, slot.path, slot.position = image, path, position
+            else:
+                slot.attempt += 1
+                if slot.attempt < self.max_attempts:
+                    rejected.append(slot)
+        return rejected
+
+    def _render(self, latents: torch.Tensor, keys: Sequence[tuple[int, ...]]) -> torch.Tensor:
+        """Images [B, C, H, W], float32, of latents [B, D]."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
+            if self.noise == "const":
+                return self.generator.synthesize(latents, noise="const").float()
+            rngs = [generator_for(self.dataset.seed, "noise", *key, device=self.device) for key in keys]
+            pairs = zip(latents.split(1), rngs, strict=True)
+            return torch.cat([self.generator.synthesize(w, noise="random", rng=rng).float() for w, rng in pairs])
+
+    def _judge(self, images: torch.Tensor) -> list[bool]:
+        if self.gate is None or len(images) == 0:
+            return [True] * len(images)  # verified beforehand
+        accepted = self.gate.accepts(images)
+        if accepted.dtype != torch.bool or accepted.shape != (len(images),):
+            raise TypeError(
+                f"gate.accepts must give bool [{len(images)}], got {accepted.dtype} {tuple(accepted.shape)}"
+            )
+        return accepted.tolist()
+
+    def _completed(self, slots: Sequence[_Slot], emitted: int, rejected: int) -> JudgedBatch | None:
+        """The batch of these slots; ``None`` while one of them is empty."""
+        if not all(slot.is_finite for slot in slots):
+            raise RuntimeError(_NOT_FINITE)
+        attempts = sum(slot.attempt for slot in slots)
+        exhausted = sum(slot.attempt == self.max_attempts for slot in slots)
+        if exhausted:
+            raise RuntimeError(
+                f"the gate rejected all {self.max_attempts} attempts for {exhausted} of the {len(slots)} images of a "
+                f"batch (in this pass so far {emitted} emitted, {rejected + attempts} rejected); nothing is emitted "
+                "instead. Raise max_attempts if few are rejected overall. If most are, walk again with a larger "
+                "identity weight or from anchors of a larger k, and see whether the gate was calibrated on images of "
+                "the same kind"
+            )
+        images = [slot.image for slot in slots if slot.image is not None]
+        if len(images) < len(slots):
+            return None
+        return JudgedBatch(
+            torch.tensor([slot.index for slot in slots]),
+            torch.stack(images),
+            torch.tensor([slot.path for slot in slots]),
+            torch.tensor([slot.position for slot in slots], dtype=torch.float64),
+            attempts,
+        )
