@@ -1,44 +1,48 @@
 """Seconds and arithmetic per accepted image: the released code's schedule and our walks on the same networks and pairs.
 
-The networks are the bundle's (phantoms, 64 px, shipped weights) or those of ``--models_dir``. The baseline is a plain
-implementation, written for this file, of the schedule of the paper's released code: one pair at a time, chunks of 4
-points, every network with its weights' gradients on, float32, 500 Adam iterations. Ours are ``walk_private`` (the same
-walk, batched), ``walk_guided`` in image space, ``walk_guided`` with a latent guide, and ``walk_amortised``, all with
-the published weights of the terms. Every side's points are then verified in image space, and ours repaired; that time
-counts. The loss is the published one, computed by the true networks. Guide and walker are trained once for a
-generator: their seconds are reported, not charged to the images. ``floor`` is one generator forward and one gate
-embedding an image.
+The networks are the bundle's (phantoms, 64 px, shipped weights), those of ``--models_dir``, or untrained ones of
+``--untrained SIZE`` pixels (times and arithmetic only). The baseline is a plain implementation, written for this file,
+of the schedule of the paper's released code: one pair at a time, chunks of 4 points, every network with its weights'
+gradients on, float32, 500 Adam iterations. It is timed over few iterations, which all cost the same, and its time
+multiplied; its result is that of ``walk_private``, the same arithmetic in large batches, whose 500 iterations are run
+in full (``schedule_loss_ratio``: the losses of both after the timed iterations, over each other). Ours are
+``walk_private`` itself, ``walk_guided`` in image space, with a latent guide, with a guide and refinements in image
+space, and ``walk_amortised``, all with the published weights of the terms. Every side's points are then verified in
+image space by gate and label network, and ours repaired; that time counts. The loss is the published one, by the true
+networks. Guide and walker are trained once for a generator: their seconds are reported, not charged to the images.
+``floor`` is one generator forward and one gate embedding an image.
 
     python benchmarks/walk.py --json walk.json
-    python benchmarks/walk.py --quick --json walk.json      the slow sides by 2 iterations, no losses of theirs
+    python benchmarks/walk.py --quick --json walk.json          few iterations of the slow sides, no losses of theirs
+    python benchmarks/walk.py --untrained 128 --json walk.json
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import about, machine
+from common import about, machine, seconds
 from monai.bundle import ConfigParser
+from monai.networks.nets import ResNet
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from monai_plan.data import stack_images
 from monai_plan.latent import (
     AnchorPairs,
+    PrivacyGate,
+    WalkSet,
     WalkSteering,
     ask_networks,
-    guide_latents,
-    judge_guide,
+    fit_guide,
     pair_anchors,
     random_anchors,
     repair_walks,
-    train_guide,
     train_walk_network,
     verify_walks,
     walk_amortised,
@@ -49,10 +53,13 @@ from monai_plan.latent import (
 from monai_plan.latent.walks import chunk_shares
 from monai_plan.losses import identity_uniformity, label_agreement, spring_energy
 from monai_plan.metrics import load_perceptual_features, nearest_distances
+from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
 from monai_plan.utils import write_json
 
 CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
 PAPER_ITERATIONS = 500
+MAIN = "guided_refined"
+"""The side that the ratios are of."""
 
 
 def released_schedule(pairs: AnchorPairs, steps: int, steering: WalkSteering, iterations: int) -> torch.Tensor:
@@ -89,68 +96,109 @@ class Bench:
     """Networks, pairs, gate and training images, and how a side is timed and judged."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        config = ConfigParser()
-        config.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "walk.json")])
-        overrides = {"dataset_dir": options.dataset_dir, "datalist": options.datalist, "models_dir": options.models_dir}
-        config.update({"bundle_root": str(CONFIGS.parent), **{name: v for name, v in overrides.items() if v}})
         self.options = options
-        self.steering: WalkSteering = config.get_parsed_content("walk#steering")
-        self.gate = config.get_parsed_content("gate")
+        self.training: torch.Tensor | None = None
+        if options.untrained:
+            self._make_untrained(options.untrained)
+        else:
+            self._load(options)
+        for network in (self.steering.generator, self.steering.identity_network, self.steering.label_network):
+            network.eval()  # batch norms must not learn from what is timed
         self.device = next(self.steering.generator.parameters()).device
         anchors = random_anchors(self.steering.generator, 2 * options.pairs, seed=options.seed)
         per_class = max(1, options.pairs // len(anchors.labels.unique()))
         self.pairs = pair_anchors(anchors, per_class, seed=options.seed)
         chosen = torch.linspace(0, len(self.pairs) - 1, options.released_pairs).round().long()
         self.few = AnchorPairs(self.pairs.start[chosen], self.pairs.end[chosen], self.pairs.labels[chosen])
+
+    def _load(self, options: argparse.Namespace) -> None:
+        config = ConfigParser()
+        config.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "walk.json")])
+        overrides = {"dataset_dir": options.dataset_dir, "datalist": options.datalist, "models_dir": options.models_dir}
+        config.update({"bundle_root": str(CONFIGS.parent), **{name: v for name, v in overrides.items() if v}})
+        self.steering: WalkSteering = config.get_parsed_content("walk#steering")
+        self.gate = config.get_parsed_content("gate")
+        self.label_network: nn.Module | None = self.steering.label_network
         self.features, self.distance = load_perceptual_features(options.lpips_weights or None, self.gate.embedder)
         items = config.get_parsed_content("splits")["training"]
         load = config.get_parsed_content("load_image")
         self.training = stack_images([load(item) for item in items]).images
 
+    def _make_untrained(self, size: int) -> None:
+        torch.manual_seed(self.options.seed)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        generator = StyleGenerator(size, channel_base=16 * size, channel_max=128).to(device)
+
+        def classifier(classes: int) -> nn.Module:
+            widths = [24, 48, 96, 192]
+            return ResNet(
+                "basic", [1] * 4, widths, spatial_dims=2, n_input_channels=1, conv1_t_stride=2, num_classes=classes
+            ).to(device)
+
+        self.steering = WalkSteering(generator, classifier(300), classifier(2))
+        self.gate = PrivacyGate(IdentityEmbedder(), torch.randn(366, 128), 0.0).to(device)
+        self.label_network, self.distance = None, "none"
+
     def timed(self, call: Callable[[], Any]) -> tuple[Any, float]:
         """The result of a call and its wall time."""
-        begin = time.perf_counter()
-        result = call()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-        return result, time.perf_counter() - begin
+        found: list[Any] = []
+        return found, seconds(lambda: found.append(call()), self.device)
 
     def judge(
-        self, walk: Callable[[AnchorPairs], torch.Tensor], pairs: AnchorPairs, repair: bool, factor: float = 1.0
+        self,
+        walk: Callable[[AnchorPairs], torch.Tensor],
+        pairs: AnchorPairs,
+        repair: bool = True,
+        factor: float = 1.0,
     ) -> dict[str, Any]:
-        """Walk, verify, repair; seconds, arithmetic (of the walk on few pairs), loss and distance."""
-        points, walking = self.timed(lambda: walk(pairs))
+        """Walk, verify, repair: seconds, arithmetic, loss and distance.
 
-        def check() -> Any:
-            found = verify_walks(points, pairs.labels, self.steering.generator, self.gate)
-            return repair_walks(found, self.steering, self.gate) if repair else found
-
-        walks, checking = self.timed(check)
-        with FlopCounterMode(display=False) as counter:
-            walk(self.few)
+        Args:
+            walk: the side.
+            pairs: what it walks.
+            repair: failing points.
+            factor: of time and arithmetic, where ``walk`` runs a part of its iterations; no loss and distance then, and
+                all its images count as accepted.
+        """
+        (points,), walking = self.timed(lambda: walk(pairs))
+        (walks,), checking = self.timed(lambda: self.check(points, pairs, repair))
+        with FlopCounterMode(display=False) as of_walk:
+            counted = walk(self.few)
+        with FlopCounterMode(display=False) as of_check:
+            few = self.check(counted, self.few, repair)
         counts = walks.meta["counts"]
-        images, gflop = max(1, counts["verified"]), counter.get_total_flops() * factor / 1e9
+        flop = of_walk.get_total_flops() * factor + of_check.get_total_flops()
+        kept = "verified" if factor == 1.0 else "inner"
+        images, few_images = max(1, counts[kept]), max(1, few.meta["counts"][kept])
         record = {
             "paths": len(pairs),
             "seconds_walking": walking * factor,
             "seconds_checking": checking,
             "seconds_per_accepted_image": (walking * factor + checking) / images,
-            "gflop_per_accepted_image": gflop / len(self.few) / (images / len(pairs)),
-            "accepted_fraction": counts["verified"] / counts["inner"],
+            "gflop_per_accepted_image": flop / 1e9 / few_images,
+            "accepted_fraction": images / counts["inner"],
             "counts": counts,
         }
-        if factor == 1.0:
-            losses = published_loss(walks.points, walks.labels, self.steering)
-            pictures = self.render(walks.points[walks.verified])
-            distances = nearest_distances(pictures, self.training, self.features)
-            record |= {
-                "loss_mean": float(losses.mean()),
-                "loss_worst": float(losses.max()),
-                "losses": losses.tolist(),
-                "distance_mean": float(distances.mean()),
-                "distance_least": float(distances.min()),
-            }
+        if factor == 1.0 and self.training is not None:
+            record |= self.quality(walks)
         return record
+
+    def check(self, points: torch.Tensor, pairs: AnchorPairs, repair: bool) -> WalkSet:
+        """The verdict on every point, and what repair makes of it."""
+        walks = verify_walks(points, pairs.labels, self.steering.generator, self.gate, self.label_network)
+        return repair_walks(walks, self.steering, self.gate, self.label_network) if repair else walks
+
+    def quality(self, walks: WalkSet) -> dict[str, Any]:
+        """Published loss of the paths, and distance of the accepted images to the training images."""
+        losses = published_loss(walks.points, walks.labels, self.steering)
+        distances = nearest_distances(self.render(walks.points[walks.verified]), self.training, self.features)
+        return {
+            "loss_mean": float(losses.mean()),
+            "loss_worst": float(losses.max()),
+            "losses": losses.tolist(),
+            "distance_mean": float(distances.mean()),
+            "distance_least": float(distances.min()),
+        }
 
     @torch.no_grad()
     def render(self, latents: torch.Tensor) -> torch.Tensor:
@@ -169,80 +217,84 @@ class Bench:
                 self.gate.embedder(images)
 
         once()
-        return min(self.timed(once)[1] for _ in range(3)) / len(latents)
+        return min(seconds(once, self.device) for _ in range(3)) / len(latents)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """All sides on the same networks and pairs."""
     bench = Bench(options)
     steering, steps = bench.steering, options.steps
-    published = {"balance": "published", "control_points": options.control_points, "progress": False}
-
-    def learn() -> Any:
-        latents = guide_latents(steering.generator, options.guide_latents, seed=options.seed)
-        answers = ask_networks(latents, steering)
-        guide = train_guide(answers, steering, iterations=options.guide_iterations, seed=options.seed, progress=False)
-        found = walk_guided(bench.pairs, steps, steering, guide, **published)
-        along = found[:, 1:-1:4].flatten(0, 1)
-        return train_guide(
-            answers + ask_networks(along, steering),
+    settings = {"balance": "published", "control_points": options.control_points, "progress": False}
+    (fitted,), guide_seconds = bench.timed(
+        lambda: fit_guide(
             steering,
-            guide,
-            iterations=options.guide_iterations // 2,
-            seed=options.seed + 1,
-            progress=False,
+            options.guide_latents,
+            options.guide_iterations,
+            rounds=options.guide_rounds,
+            steps=steps,
+            seed=options.seed,
+            **settings,
         )
-
-    guide, guide_seconds = bench.timed(learn)
-    unseen = guide_latents(steering.generator, 512, seed=options.seed + 10)
-    report = judge_guide(guide, ask_networks(unseen, steering), steering)
+    )
 
     def imitate() -> Any:
         anchors = random_anchors(steering.generator, 128, seed=options.seed + 20)
         solved = pair_anchors(anchors, 512, seed=options.seed + 20)
-        paths = walk_guided(solved, steps, steering, guide, **published)
+        paths = walk_guided(solved, steps, steering, fitted.guide, **settings)
         classes = max(1, int(steering.generator.num_classes))
         return train_walk_network(paths, solved.labels, classes, options.control_points, progress=False)
 
-    walker, walker_seconds = bench.timed(imitate)
-    iterations = 2 if options.quick else PAPER_ITERATIONS
-    slow = PAPER_ITERATIONS / iterations
-    sides: dict[str, dict[str, Any]] = {
-        "released_schedule": bench.judge(
-            lambda pairs: released_schedule(pairs, steps, steering, iterations), bench.few, False, slow
-        ),
-        "private": bench.judge(
-            lambda pairs: walk_private(pairs, steps, steering, iterations=iterations, progress=False),
-            *(bench.few, True, slow),
-        ),
-        "guided_image_space": bench.judge(
-            lambda pairs: walk_guided(pairs, steps, steering, points_per_chunk=96, **published), bench.few, True
-        ),
-        "guided_latent": bench.judge(
-            lambda pairs: walk_guided(pairs, steps, steering, guide, **published), bench.pairs, True
-        ),
-        "amortised": bench.judge(lambda pairs: walk_amortised(pairs, steps, steering, walker), bench.pairs, True),
-        "line": bench.judge(lambda pairs: walk_linear(pairs, steps), bench.pairs, False),
+    (walker,), walker_seconds = bench.timed(imitate)
+    refined = {**settings, "refinements": options.refinements}
+    walks: dict[str, Callable[[AnchorPairs], torch.Tensor]] = {
+        "guided_image_space": lambda pairs: walk_guided(pairs, steps, steering, **settings),
+        "guided_latent": lambda pairs: walk_guided(pairs, steps, steering, fitted.guide, **settings),
+        "guided_refined": lambda pairs: walk_guided(pairs, steps, steering, fitted.guide, **refined),
+        "amortised": lambda pairs: walk_amortised(pairs, steps, steering, walker),
+        "line": lambda pairs: walk_linear(pairs, steps),
     }
-    same = bench.judge(lambda pairs: walk_guided(pairs, steps, steering, guide, **published), bench.few, True)
-    floor, released, best = bench.floor(), sides["released_schedule"], sides["guided_latent"]
-    record = {
-        "speedup_vs_released_schedule": released["seconds_per_accepted_image"] / best["seconds_per_accepted_image"],
-        "accepted_fraction": best["accepted_fraction"],
-        "times_the_floor": {name: side["seconds_per_accepted_image"] / floor for name, side in sides.items()},
+    timed = options.timed_iterations
+    released = bench.judge(
+        lambda pairs: released_schedule(pairs, steps, steering, timed), bench.few, False, PAPER_ITERATIONS / timed
+    )
+    floor = bench.floor()
+    sides: dict[str, dict[str, Any]] = {"released_schedule": released}
+    record: dict[str, Any] = {
         "floor_seconds_per_image": floor,
         "sides": sides,
-        "guided_latent_on_the_released_pairs": same,
-        "guide": {"seconds": guide_seconds, **asdict(report)},
+        "guide": {"seconds": guide_seconds, **fitted.record()},
         "walker": {"seconds": walker_seconds},
         "distance": bench.distance,
     }
-    if not options.quick:
-        record |= {
-            "loss_ratio_mean": same["loss_mean"] / released["loss_mean"],
-            "loss_ratio_worst": same["loss_worst"] / released["loss_worst"],
-            "min_distance_ratio": same["distance_least"] / released["distance_least"],
-        }
+    part = timed if options.quick or options.untrained else PAPER_ITERATIONS
+    sides["private"] = bench.judge(
+        lambda pairs: walk_private(pairs, steps, steering, iterations=part, progress=False),
+        *(bench.few, False, PAPER_ITERATIONS / part),
+    )
+    for name, walk in walks.items():
+        sides[name] = bench.judge(walk, bench.few if name == "guided_image_space" else bench.pairs, name != "line")
+    if part == PAPER_ITERATIONS:  # the same walk: the same images are accepted
+        accepted = released["accepted_fraction"] = sides["private"]["accepted_fraction"]
+        released["seconds_per_accepted_image"] /= accepted
+        released["gflop_per_accepted_image"] /= accepted
+    best = sides[MAIN]
+    record["speedup_vs_released_schedule"] = released["seconds_per_accepted_image"] / best["seconds_per_accepted_image"]
+    record["accepted_fraction"] = best["accepted_fraction"]
+    record["times_the_floor"] = {name: side["seconds_per_accepted_image"] / floor for name, side in sides.items()}
+    if part == PAPER_ITERATIONS:
+        both = [
+            published_loss(walk(bench.few), bench.few.labels, steering).mean()
+            for walk in (
+                lambda pairs: released_schedule(pairs, steps, steering, timed),
+                lambda pairs: walk_private(pairs, steps, steering, iterations=timed, progress=False),
+            )
+        ]
+        record["schedule_loss_ratio"] = float(both[0] / both[1])
+        same = {name: bench.quality(bench.check(walk(bench.few), bench.few, True)) for name, walk in walks.items()}
+        record["on_the_released_pairs"] = same
+        for key, figure in (("loss_ratio_mean", "loss_mean"), ("loss_ratio_worst", "loss_worst")):
+            record[key] = same[MAIN][figure] / sides["private"][figure]
+        record["min_distance_ratio"] = same[MAIN]["distance_least"] / sides["private"]["distance_least"]
     return record
 
 
@@ -257,14 +309,19 @@ def main() -> None:
     parser.add_argument("--lpips_weights", default="", help="for LPIPS distances (default: the gate's embedding)")
     parser.add_argument("--steps", type=int, default=50, help="points of a path")
     parser.add_argument("--pairs", type=int, default=48, help="pairs that our fast sides walk at once")
-    parser.add_argument("--released_pairs", type=int, default=2, help="pairs of them that the slow sides walk")
+    parser.add_argument("--released_pairs", type=int, default=4, help="pairs of them that the slow sides walk")
+    parser.add_argument("--timed_iterations", type=int, default=10, help="of the released schedule")
+    parser.add_argument("--untrained", type=int, default=0, help="pixels of untrained networks")
+    parser.add_argument("--refinements", type=int, default=20)
+    parser.add_argument("--guide_rounds", type=int, default=3)
     parser.add_argument("--control_points", type=int, default=12)
     parser.add_argument("--guide_latents", type=int, default=8192)
     parser.add_argument("--guide_iterations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.quick:
-        options.guide_latents, options.guide_iterations, options.pairs = 512, 200, 8
+        options.guide_latents, options.guide_iterations, options.guide_rounds, options.pairs = 512, 200, 0, 4
+        options.released_pairs, options.timed_iterations = 1, 1
     record = run(options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # the bundle's choice
     print(f"{machine(device)}; torch {torch.__version__}; {options.steps} points a path")
@@ -277,11 +334,12 @@ def main() -> None:
             f"{side['gflop_per_accepted_image']:>9.2f} {side['accepted_fraction']:>9.3f} "
             + " ".join(f"{value:>8.3f}" for value in rest)
         )
-    print("guide:", {name: round(value, 3) for name, value in record["guide"].items()})
+    print("guide along its walks:", {k: round(v, 3) for k, v in record["guide"]["along_walks"].items()})
+    print({name: value for name, value in record.items() if isinstance(value, float)})
     if options.json:
         settings = {name: value for name, value in vars(options).items() if name != "json"}
         settings["models_dir"] = Path(options.models_dir).name or "the bundle's"
-        settings["dataset_dir"] = Path(options.dataset_dir).name or "embedded phantoms"
+        settings["dataset_dir"] = Path(options.dataset_dir).name or ("none" if options.untrained else "phantoms")
         settings.pop("datalist"), settings.pop("lpips_weights")
         write_json(options.json, {**record, **settings, **about(device)})
 

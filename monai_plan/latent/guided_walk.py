@@ -30,6 +30,8 @@ tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
 logger = logging.getLogger(__name__)
 
 Outputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+GUIDED_AT_ONCE = 2**14
+"""Latents that pass through a guide at once."""
 BALANCES = ("normalised", "published")
 
 
@@ -56,8 +58,11 @@ class GuidedOptions:
         control_points: inner points that are moved; a natural cubic spline runs through them. At most the path's
             inner points.
         iterations: steps at most; a path stops by itself when it gains nothing more.
+        refinements: with a guide, steps at most in image space afterwards, through the true networks: each costs some
+            hundred times a guided one, and a dozen or two take away what the guide was wrong about.
         tolerance: a path stops after 3 steps that each lower its loss by less than this share of it.
-        points_per_chunk: control points that pass through the networks at once; bounds the memory only.
+        points_per_chunk: images that pass through the networks at once; bounds the memory only.
+        amp_dtype: ``torch.bfloat16`` runs generator and networks under autocast.
         progress: show a progress bar where tqdm is installed.
 
     Raises:
@@ -70,8 +75,10 @@ class GuidedOptions:
     prior_weight: float = 0.1
     control_points: int = 8
     iterations: int = 200
+    refinements: int = 0
     tolerance: float = 1e-3
-    points_per_chunk: int = 4096
+    points_per_chunk: int = 96
+    amp_dtype: torch.dtype | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -82,9 +89,11 @@ class GuidedOptions:
                 "control_points, iterations and points_per_chunk must be >= 1, got "
                 f"{self.control_points}, {self.iterations} and {self.points_per_chunk}"
             )
-        weights = (self.identity_weight or 0.0, self.label_weight, self.prior_weight, self.tolerance)
-        if min(weights) < 0:
-            raise ValueError(f"the weights and the tolerance must be >= 0, got {weights}")
+        if self.amp_dtype not in (None, torch.bfloat16):
+            raise ValueError(f"amp_dtype must be None or torch.bfloat16, got {self.amp_dtype}")
+        rest = (self.identity_weight or 0.0, self.label_weight, self.prior_weight, self.tolerance, self.refinements)
+        if min(rest) < 0:
+            raise ValueError(f"the weights, the tolerance and the refinements must be >= 0, got {rest}")
 
     @property
     def of_identity(self) -> float:
@@ -134,10 +143,18 @@ def walk_guided(
     settings = GuidedOptions(**options)
     line = walk_linear(pairs, steps)
     device = device_of(steering.generator)
+    in_images: Outputs = partial(image_outputs, steering=steering, amp_dtype=settings.amp_dtype)
+    arguments = (line.to(device), pairs.labels.to(device), steering, prior, settings)
     with frozen(steering.generator, steering.identity_network, steering.label_network, *([guide] if guide else [])):
-        outputs: Outputs = guide if guide is not None else partial(image_outputs, steering=steering, amp_dtype=None)
-        problem = _Problem(line.to(device), pairs.labels.to(device), outputs, steering, prior, settings)
-        controls = problem.solve()
+        if guide is None:
+            problem = _Problem(in_images, settings.points_per_chunk, *arguments)
+            controls = problem.solve(settings.iterations)
+        else:
+            problem = _Problem(guide, GUIDED_AT_ONCE, *arguments)
+            controls = problem.solve(settings.iterations)
+            if settings.refinements:
+                problem = _Problem(in_images, settings.points_per_chunk, *arguments)
+                controls = problem.solve(settings.refinements, controls)
     inner = problem.curve(controls)[:, 1:-1]
     line[:, 1:-1] = inner.to(line.device)
     return line
@@ -148,15 +165,16 @@ class _Problem:
 
     def __init__(
         self,
+        outputs: Outputs,
+        points_at_once: int,
         line: torch.Tensor,
         labels: torch.Tensor,
-        outputs: Outputs,
         steering: WalkSteering,
         prior: Prior | None,
         settings: GuidedOptions,
     ) -> None:
-        self.outputs, self.identity_loss, self.prior, self.settings = outputs, steering.identity_loss, prior, settings
-        self.labels = labels
+        self.outputs, self.points_at_once, self.labels = outputs, points_at_once, labels
+        self.identity_loss, self.prior, self.settings = steering.identity_loss, prior, settings
         steps = line.shape[1]
         count = min(settings.control_points, steps - 2)
         knots = spline_positions(steps, count)
@@ -181,8 +199,11 @@ class _Problem:
         else:
             self.spring_weight = 1 / spring_energy(line).clamp_min(1e-12)
             shares = torch.full((inner,), 1 / inner).to(line)
-            identity, label = self._terms(self.start.flatten(0, 1), self._repeated(slice(None)))
-            identity_unit = float(identity.mean().clamp_min(1e-6))
+            latents, labels, identity = self.start.flatten(0, 1), self._repeated(slice(None)), []
+            for part in split_batches(len(latents), self.points_at_once):
+                with torch.no_grad():
+                    identity.append(self._terms(latents[part], labels[part])[0])
+            identity_unit = float(torch.cat(identity).mean().clamp_min(1e-6))
             label_unit = float(torch.tensor(float(self.classes)).log().clamp_min(1e-6))
         self.weights = shares @ nearness  # [K]
         self.factors = settings.of_identity / identity_unit, settings.label_weight / label_unit
@@ -204,7 +225,7 @@ class _Problem:
         latents, labels = controls.flatten(0, 1), self._repeated(paths)
         weights = self.weights.repeat(len(paths))
         values, gradients = torch.empty_like(weights), torch.empty_like(latents)
-        for part in split_batches(len(latents), self.settings.points_per_chunk):
+        for part in split_batches(len(latents), self.points_at_once):
             points = latents[part].detach().requires_grad_(True)
             with torch.enable_grad():
                 identity, label = self._terms(points, labels[part])
@@ -228,10 +249,10 @@ class _Problem:
         return self.vectors @ ((self.vectors.t() @ target) / (1 + strength * self.values.view(1, -1, 1)))
 
     @torch.no_grad()
-    def solve(self) -> torch.Tensor:
-        """Control points [P, K, D] after the search."""
+    def solve(self, iterations: int, controls: torch.Tensor | None = None) -> torch.Tensor:
+        """Control points [P, K, D] after the search from ``controls``, or from the lines."""
         settings, count = self.settings, len(self.start)
-        best = self.start.clone()
+        best = (self.start if controls is None else controls).clone()
         active = torch.arange(count, device=best.device)
         value, gradient = self.loss(best, active)
         self._require_finite(value, 0)
@@ -239,7 +260,7 @@ class _Problem:
         reach = (self.ends[:, 1] - self.ends[:, 0]).norm(dim=1) / (best.shape[1] + 1)
         length = 0.25 * reach / gradient.norm(dim=2).amax(dim=1).clamp_min(1e-12)
         evaluations = count
-        bar = range(settings.iterations)
+        bar = range(iterations)
         for iteration in tqdm(bar, desc="walk", unit="it") if settings.progress and has_tqdm else bar:
             tried = self.step(best[active], gradient[active], length[active], active)
             value, slope = self.loss(tried, active)

@@ -1,0 +1,272 @@
+"""Accuracy against distance as the walk's weights vary, beside sample-and-gate, the curve to beat.
+
+Every row is a set of equally many images, in equal shares of the classes, of one generator; each image was accepted by
+the gate and given its class by the label network. Rows:
+
+- ``sampled <share>``: random latents; of those accepted, that share with the largest distance in the gate's embedding.
+- ``line``: points of straight lines between random anchors.
+- ``walk <weight>``: points of guided walks, by the weight of the normalised identity term.
+- ``walk <weight> prior``: the same with the Gaussianised-W prior.
+- ``open-set <weight>``: the same with the open-set identity term, if ``--likeness_file`` is given.
+
+For each: distance to the nearest training image (LPIPS, if weights are given; the gate's embedding), KID to the
+validation images, and a classifier trained on the set and judged on the validation, test and training images. Only the
+test figures are of images that neither chose an epoch nor trained the generator; the training images give the steadier
+comparison between rows, because there are more of them.
+
+    python benchmarks/walk_tradeoff.py --dataset_dir DIR --datalist FILE --models_dir DIR --json tradeoff.json
+    python benchmarks/walk_tradeoff.py --quick --json tradeoff.json        phantoms, shipped weights, three rows
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import about, machine
+from monai.bundle import ConfigParser
+from torch.utils.data import DataLoader
+
+from monai_plan.data import stack_images
+from monai_plan.engines import initial_network, predict, train_classifier
+from monai_plan.latent import (
+    AnchorPairs,
+    LatentPrior,
+    PrivacyGate,
+    WalkSteering,
+    fit_guide,
+    open_set_steering,
+    pair_anchors,
+    random_anchors,
+    walk_guided,
+    walk_linear,
+)
+from monai_plan.latent.verification import Judge
+from monai_plan.metrics import kernel_distance, load_image_features, load_perceptual_features, nearest_distances
+from monai_plan.report.scores import auroc_with_interval
+from monai_plan.utils import generator_for, write_json
+
+CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
+SPLITS = ("validation", "testing", "training")
+SHARES = (1.0, 0.5, 0.25, 0.1)
+WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0)
+DRAWN_AT_ONCE = 64
+
+
+class Setting:
+    """Networks, gate and real images of one data set."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        config = ConfigParser()
+        config.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "walk.json")])
+        overrides = {"dataset_dir": options.dataset_dir, "datalist": options.datalist, "models_dir": options.models_dir}
+        config.update({"bundle_root": str(CONFIGS.parent), **{name: v for name, v in overrides.items() if v}})
+        self.config = config
+        self.steering: WalkSteering = config.get_parsed_content("walk#steering")
+        self.gate = config.get_parsed_content("gate")
+        self.judge = Judge(self.steering.generator, self.gate, self.steering.label_network)
+        self.device = self.judge.device
+        load, splits = config.get_parsed_content("load_image"), config.get_parsed_content("splits")
+        self.real = {name: stack_images([load(item) for item in splits[name]]) for name in SPLITS}
+        self.features, self.distance = load_perceptual_features(options.lpips_weights or None, self.gate.embedder)
+        extractor = "squeezenet" if options.extractor_weights else "random"
+        self.extractor = load_image_features(extractor, options.extractor_weights)
+        self.real_features = self.extractor(self.real["validation"].images)
+
+    @torch.no_grad()
+    def render(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images of latents, clamped, on the CPU."""
+        parts = latents.to(self.device).split(DRAWN_AT_ONCE)
+        return torch.cat([self.steering.generator.synthesize(part, noise="const").clamp(-1, 1).cpu() for part in parts])
+
+    def passing(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Which latents give images that the gate accepts and the label network agrees with, bool on the CPU."""
+        parts = zip(latents.split(DRAWN_AT_ONCE), labels.split(DRAWN_AT_ONCE), strict=True)
+        verdicts = [self.judge(*part) for part in parts]
+        return torch.cat([accepted & agreed for accepted, agreed in verdicts])
+
+    def measure(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        """Distances, KID and classifiers of a set of images."""
+        nearest = nearest_distances(images, self.real["training"].images, self.features)
+        embedded = torch.cat([self.gate.distances(part).cpu() for part in images.split(DRAWN_AT_ONCE)])
+        record: dict[str, Any] = {
+            "images": len(images),
+            "distance_mean": float(nearest.mean()),
+            "distance_5_percent": float(nearest.quantile(0.05)),
+            "distance_least": float(nearest.min()),
+            "gate_distance_mean": float(embedded.mean()),
+            "kid": kernel_distance(self.extractor(images), self.real_features),
+        }
+        per_seed = [self.classify(images, labels, seed) for seed in self.options.seeds]
+        for name in per_seed[0] if per_seed else ():
+            values = [figures[name] for figures in per_seed]
+            record[name] = statistics.fmean(values)
+            record[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+            record[f"{name}_by_seed"] = values
+        return record
+
+    def classify(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, float]:
+        """A classifier trained on the set; its figures on each real split."""
+        items = [{"image": image, "label": int(label)} for image, label in zip(images, labels, strict=True)]
+        real = {
+            name: DataLoader(
+                [{"image": i, "label": int(y)} for i, y in zip(of.images, of.labels, strict=True)], batch_size=64
+            )
+            for name, of in self.real.items()
+        }
+        factory = self.config.get_parsed_content("network_factory")
+        network = initial_network(factory, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(generator_for(seed, "trade-off").initial_seed())
+            shuffled = DataLoader(items, batch_size=32, shuffle=True, generator=generator_for(seed, "order"))
+            prepare = self.config.get_parsed_content("prepare_batch")
+            epochs = self.options.epochs
+            train_classifier(network, shuffled, real["validation"], epochs, 1e-3, self.device, prepare)
+            found = {}
+            for name, loader in real.items():
+                probabilities, truth = predict(network, loader, self.device)
+                found[f"auroc_{name}"] = auroc_with_interval(probabilities, truth)[0]
+                found[f"accuracy_{name}"] = float((probabilities.argmax(dim=1) == truth).double().mean())
+        return found
+
+
+def sampled(setting: Setting, share: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Images [N, C, H, W], labels [N] and the accepted share of random latents, the farthest of them kept."""
+    per_class = setting.options.images // 2
+    wanted, images, labels, made, passed = round(per_class / share), [], [], 0, 0
+    for label in range(2):
+        kept: list[torch.Tensor] = []
+        number = 0
+        while sum(map(len, kept)) < wanted:
+            latents = random_anchors(setting.steering.generator, 256, seed=10_000 + 97 * number).latents
+            latents = latents[256 * label : 256 * (label + 1)]
+            good = setting.passing(latents, torch.full((256,), label))
+            made, passed, number = made + 256, passed + int(good.sum()), number + 1
+            kept.append(latents[good])
+        pictures = setting.render(torch.cat(kept)[:wanted])
+        distances = torch.cat([setting.gate.distances(part).cpu() for part in pictures.split(DRAWN_AT_ONCE)])
+        images.append(pictures[distances.topk(per_class).indices])
+        labels.append(torch.full((per_class,), label))
+    return torch.cat(images), torch.cat(labels), passed / made
+
+
+def walked(setting: Setting, points: torch.Tensor, pairs: AnchorPairs) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """The same of the inner points of walks, drawn at random from those accepted."""
+    latents = points[:, 1:-1].flatten(0, 1)
+    labels = pairs.labels.repeat_interleave(points.shape[1] - 2)
+    good = setting.passing(latents, labels)
+    per_class, images, found = setting.options.images // 2, [], []
+    for label in range(2):
+        rows = (good & (labels == label)).nonzero()[:, 0]
+        if len(rows) < per_class:
+            raise ValueError(f"class {label} has {len(rows)} accepted points, and {per_class} are needed: more pairs")
+        chosen = rows[torch.randperm(len(rows), generator=generator_for(0, "chosen", label))[:per_class]]
+        images.append(setting.render(latents[chosen]))
+        found.append(labels[chosen])
+    return torch.cat(images), torch.cat(found), float(good.float().mean())
+
+
+def rows_of(setting: Setting) -> dict[str, Callable[[], tuple[torch.Tensor, torch.Tensor, float]]]:
+    """How each row's images are made."""
+    options = setting.options
+    anchors = random_anchors(setting.steering.generator, 2 * options.pairs, seed=options.seed)
+    pairs = pair_anchors(anchors, options.pairs, seed=options.seed)
+    steps, quiet = options.steps, {"progress": False}
+    rows: dict[str, Callable[[], tuple[torch.Tensor, torch.Tensor, float]]] = {
+        f"sampled {share:g}": lambda share=share: sampled(setting, share) for share in options.shares
+    }
+    rows["line"] = lambda: walked(setting, walk_linear(pairs, steps), pairs)
+    prior = LatentPrior.fit(setting.steering.generator).to(setting.device)
+    sides = {"walk": setting.steering}
+    if options.likeness_file:
+        likeness = PrivacyGate.load(options.likeness_file).to(setting.device)
+        sides["open-set"] = open_set_steering(setting.steering.generator, likeness, setting.steering.label_network)
+    for name, steering in sides.items():
+        fitted = fit_guide(steering, options.guide_latents, options.guide_iterations, seed=options.seed, steps=steps)
+        setting.options.guides[name] = fitted.record()
+        print(name, "guide:", fitted.along_walks, flush=True)
+
+        def walk(weight: float, with_prior: bool, steering=steering, guide=fitted.guide) -> Any:
+            points = walk_guided(
+                pairs, steps, steering, guide, prior if with_prior else None, identity_weight=weight, **quiet
+            )
+            return walked(setting, points, pairs)
+
+        for weight in options.weights:
+            rows[f"{name} {weight:g}"] = lambda weight=weight, walk=walk: walk(weight, False)
+            rows[f"{name} {weight:g} prior"] = lambda weight=weight, walk=walk: walk(weight, True)
+    return rows
+
+
+def main() -> None:
+    """Measure, print a table, write JSON after every row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="three rows, few images, one classifier")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--dataset_dir", default="", help="training images (default: the embedded phantoms)")
+    parser.add_argument("--datalist", default="", help="their split")
+    parser.add_argument("--models_dir", default="", help="networks and gate (default: the bundle's)")
+    parser.add_argument("--likeness_file", default="", help="a second gate that steers the open-set rows")
+    parser.add_argument("--lpips_weights", default="", help="for LPIPS distances (default: the gate's embedding)")
+    parser.add_argument("--extractor_weights", default="", help="SqueezeNet for KID (default: a random network)")
+    parser.add_argument("--images", type=int, default=2048, help="of a row")
+    parser.add_argument("--pairs", type=int, default=64, help="of each class")
+    parser.add_argument("--steps", type=int, default=34, help="points of a path")
+    parser.add_argument("--epochs", type=int, default=8, help="of a classifier")
+    parser.add_argument("--guide_latents", type=int, default=8192)
+    parser.add_argument("--guide_iterations", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="classifiers of a row")
+    parser.add_argument("--rows", nargs="*", default=[], help="only the rows whose names begin so")
+    options = parser.parse_args()
+    options.shares, options.weights, options.guides = SHARES, WEIGHTS, {}
+    if options.quick:
+        options.images, options.pairs, options.steps, options.epochs, options.seeds = 256, 8, 34, 2, [0]
+        options.guide_latents, options.guide_iterations, options.shares, options.weights = 512, 200, (1.0,), (1.0,)
+    setting = Setting(options)
+    print(f"{machine(setting.device)}; torch {torch.__version__}; distance: {setting.distance}")
+    print(
+        f"{'row':<20} {'accepted':>8} {'distance':>9} {'5 %':>7} {'gate':>7} {'KID':>9}  "
+        f"AUROC on {', '.join(setting.real)}",
+        flush=True,
+    )
+    record: dict[str, Any] = {}
+    for name, make in rows_of(setting).items():
+        if options.rows and not any(name.startswith(begin) for begin in options.rows):
+            continue
+        images, labels, accepted = make()
+        row = {"accepted": accepted, **setting.measure(images, labels)}
+        record[name] = row
+        print(
+            f"{name:<20} {accepted:>8.3f} {row['distance_mean']:>9.4f} {row['distance_5_percent']:>7.4f} "
+            f"{row['gate_distance_mean']:>7.4f} {row['kid']:>9.5f}  "
+            + ", ".join(f"{row.get(f'auroc_{split}', math.nan):.3f}" for split in setting.real)
+            + f"; accuracy on test {row.get('accuracy_testing', math.nan):.3f}",
+            flush=True,
+        )
+        if options.json:
+            kept = (
+                "images",
+                "pairs",
+                "steps",
+                "epochs",
+                "guide_latents",
+                "guide_iterations",
+                "seed",
+                "seeds",
+                "guides",
+            )
+            settings = {name: getattr(options, name) for name in kept}
+            settings["dataset"] = Path(options.dataset_dir).name or "embedded phantoms"
+            settings["distance"] = setting.distance
+            write_json(options.json, {"rows": record, **settings, **about(setting.device)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Open-set steering: away from the most similar training patients, without a class for each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from monai_plan.latent.gate import PrivacyGate
+from monai_plan.latent.walks import WalkSteering
+from monai_plan.losses.walk import identity_hinge
+from monai_plan.networks.nets import StyleGenerator
+
+__all__ = ["OpenSetIdentity", "open_set_steering"]
+
+
+@dataclass(frozen=True)
+class OpenSetIdentity:
+    """``L_id`` of embeddings: :func:`~monai_plan.losses.identity_hinge` against a gallery.
+
+    Attributes:
+        gallery: embeddings of the training images, unit length, [M, E].
+        limit: cosine similarity up to which a likeness is harmless.
+        nearest: gallery rows that count for an image.
+    """
+
+    gallery: torch.Tensor
+    limit: float
+    nearest: int = 3
+
+    def __call__(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Embeddings [N, E] of any length (a guide's are only nearly unit) -> [N]."""
+        return identity_hinge(F.normalize(outputs, dim=1), self.gallery, self.limit, self.nearest)
+
+
+def open_set_steering(
+    generator: StyleGenerator, likeness: PrivacyGate, label_network: nn.Module, nearest: int = 3
+) -> WalkSteering:
+    """Steer by likeness to the nearest patients; a new patient adds rows to the gallery and nothing is trained again.
+
+    Args:
+        generator: what renders the points.
+        likeness: embedder, gallery and threshold in the shape of a gate: the limit is its threshold. It must be trained
+            apart from the gate that judges the walk, because what steers must not certify; a ``false_rejection`` of
+            0.5 at its calibration makes the term push whatever is nearer than half of the held-out patients are.
+        label_network: images -> logits [B, classes].
+        nearest: gallery rows that count for an image, at most all.
+    """
+    gallery = likeness.gallery
+    loss = OpenSetIdentity(gallery, 1 - likeness.threshold**2 / 2, min(nearest, len(gallery)))
+    return WalkSteering(generator, likeness.embedder, label_network, loss)

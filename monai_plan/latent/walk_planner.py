@@ -1,0 +1,107 @@
+"""From nothing to verified walks, as often as wanted: anchors, pairs, walk, verdict, repair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from monai_plan.latent.anchor_graph import pair_coverage, pair_neighbours
+from monai_plan.latent.anchors import AnchorPairs, AnchorSet, pair_anchors, random_anchors, require_pairs
+from monai_plan.latent.gate import PrivacyGate
+from monai_plan.latent.repair import repair_walks
+from monai_plan.latent.verification import verify_walks
+from monai_plan.latent.walk_set import WalkSet
+from monai_plan.latent.walks import WalkSteering
+
+__all__ = ["WalkPlanner"]
+
+PAIRINGS = ("random", "neighbours")
+NEXT_EPOCH = 1_000_003
+"""Between the seeds of two epochs' pairs and anchors."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalkPlanner:
+    """Plans a set of walks; the same epoch gives the same walks, another one others.
+
+    Give it to a :class:`~monai_plan.data.PrivacyWalkDataset` to have fresh walks in every epoch, or save
+    ``planner().save(path)`` and keep them.
+
+    Attributes:
+        walk: pairs, steps and steering -> points, e.g. :func:`~monai_plan.latent.walk_private`, or
+            ``functools.partial(walk_guided, guide=guide)``.
+        steering: the true networks; those of the walk and of the repair.
+        gate: judges every inner point; another network than those that steer.
+        pairs_per_class: walks of each class.
+        steps: points of a walk, both ends included, >= 3.
+        anchors: the ends to choose among, the same in every epoch; ``None`` draws random ones anew.
+        anchors_per_class: of the random ones.
+        pairing: "random", or "neighbours": on a nearest-neighbour graph of the anchors.
+        risk: of an edge of that graph, see :func:`~monai_plan.latent.pair_neighbours`.
+        label_network: images -> logits; points whose most likely class is not the walk's are not verified. ``None``
+            leaves the class unchecked.
+        repair_attempts: steps that a failing point may take in image space; 0 drops it at once.
+        kind: kept in the walks.
+        seed: of everything drawn; the global random state is not touched.
+        batch_size: images judged at once.
+        meta: plain values kept in the walks.
+
+    Raises:
+        ValueError: a count is too small, or the pairing is unknown.
+    """
+
+    walk: Callable[[AnchorPairs, int, WalkSteering], torch.Tensor]
+    steering: WalkSteering
+    gate: PrivacyGate
+    pairs_per_class: int
+    steps: int
+    anchors: AnchorSet | None = None
+    anchors_per_class: int = 48
+    pairing: str = "random"
+    risk: Callable[[torch.Tensor], torch.Tensor] | None = None
+    label_network: nn.Module | None = None
+    repair_attempts: int = 0
+    kind: str = "private"
+    seed: int = 0
+    batch_size: int = 32
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.pairing not in PAIRINGS:
+            raise ValueError(f"pairing must be one of {PAIRINGS}, got '{self.pairing}'")
+        if self.repair_attempts < 0:
+            raise ValueError(f"repair_attempts must be >= 0, got {self.repair_attempts}; 0 drops failing points")
+        if self.anchors is None:
+            require_pairs(self.anchors_per_class, self.pairs_per_class)
+
+    def __call__(self, epoch: int = 0) -> WalkSet:
+        """The verified walks of an epoch, on the CPU.
+
+        ``meta`` holds the counts of :func:`~monai_plan.latent.verify_walks` and of
+        :func:`~monai_plan.latent.repair_walks`, and ``coverage``, see :func:`~monai_plan.latent.pair_coverage`.
+        """
+        seed = self.seed + NEXT_EPOCH * epoch
+        anchors = self.anchors or random_anchors(self.steering.generator, self.anchors_per_class, seed)
+        if self.pairing == "random":
+            pairs = pair_anchors(anchors, self.pairs_per_class, seed)
+        else:
+            pairs = pair_neighbours(anchors, self.pairs_per_class, seed, risk=self.risk)
+        points = self.walk(pairs, self.steps, self.steering)
+        meta = {**self.meta, "seed": seed, "pairing": self.pairing, "coverage": pair_coverage(anchors, pairs)}
+        walks = verify_walks(
+            *(points, pairs.labels, self.steering.generator, self.gate, self.label_network),
+            batch_size=self.batch_size,
+            kind=self.kind,
+            meta=meta,
+        )
+        if not self.repair_attempts:
+            return walks
+        return repair_walks(
+            *(walks, self.steering, self.gate, self.label_network),
+            attempts=self.repair_attempts,
+            batch_size=self.batch_size,
+        )
