@@ -4,105 +4,31 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import torch
 from monai.utils import optional_import
 
 from monai_plan.latent.anchors import AnchorPairs
 from monai_plan.latent.frozen import device_of, frozen
-from monai_plan.latent.spline import spline_basis, spline_positions
-from monai_plan.latent.walks import (
-    WalkSteering,
-    chunk_shares,
-    image_outputs,
-    split_batches,
-    walk_linear,
-)
-from monai_plan.losses.walk import label_agreement, spring_energy
+from monai_plan.latent.walk_problem import GuidedOptions, Outputs, Prior, WalkProblem
+from monai_plan.latent.walks import WalkSteering, image_outputs, walk_linear
 from monai_plan.networks.nets import LatentGuide
 
 __all__ = ["GuidedOptions", "walk_guided"]
 
-tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
+trange, has_tqdm = optional_import("tqdm", name="trange")
 logger = logging.getLogger(__name__)
 
-Outputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 GUIDED_AT_ONCE = 2**14
 """Latents that pass through a guide at once."""
-BALANCES = ("normalised", "published")
+SURROGATE_STEPS = 30
+"""Guided steps for each one in image space."""
+PATIENCE = 3
+"""A path stops after so many steps that gain little."""
 
-
-class Prior(Protocol):
-    """What the walk needs of a :class:`~monai_plan.latent.LatentPrior`."""
-
-    def energy(self, w: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Latents [N, D] and classes [N] -> how unlikely the generator is to have learned to draw them, [N]."""
-
-
-@dataclass(frozen=True)
-class GuidedOptions:
-    """How :func:`walk_guided` weighs the terms and searches.
-
-    Attributes:
-        balance: "normalised": each term is measured by what it is on straight paths, so that the weights mean the same
-            for any generator, image size and number of points. The springs by the line's own energy; ``L_id`` by its
-            mean over the lines; ``L_class`` by log(classes), a guess's value. "published": the sums and weights of the
-            paper's released code (see :func:`~monai_plan.latent.walk_private`).
-        identity_weight: of ``L_id``; ``None``: 1 (normalised) or 0.1 (published).
-        label_weight: of ``L_class``.
-        prior_weight: of the prior's energy at a point beyond 1, its mean over the generator's own latents; with
-            ``prior`` only.
-        control_points: inner points that are moved; a natural cubic spline runs through them. At most the path's
-            inner points.
-        iterations: steps at most; a path stops by itself when it gains nothing more.
-        refinements: with a guide, steps at most in image space afterwards, through the true networks: each costs some
-            hundred times a guided one, and a dozen or two take away what the guide was wrong about.
-        tolerance: a path stops after 3 steps that each lower its loss by less than this share of it.
-        points_per_chunk: images that pass through the networks at once; bounds the memory only.
-        amp_dtype: ``torch.bfloat16`` runs generator and networks under autocast.
-        progress: show a progress bar where tqdm is installed.
-
-    Raises:
-        ValueError: a value is out of range.
-    """
-
-    balance: str = "normalised"
-    identity_weight: float | None = None
-    label_weight: float = 1.0
-    prior_weight: float = 0.1
-    control_points: int = 8
-    iterations: int = 200
-    refinements: int = 0
-    tolerance: float = 1e-3
-    points_per_chunk: int = 96
-    amp_dtype: torch.dtype | None = None
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.balance not in BALANCES:
-            raise ValueError(f"balance must be one of {BALANCES}, got '{self.balance}'")
-        if min(self.control_points, self.iterations, self.points_per_chunk) < 1:
-            raise ValueError(
-                "control_points, iterations and points_per_chunk must be >= 1, got "
-                f"{self.control_points}, {self.iterations} and {self.points_per_chunk}"
-            )
-        if self.amp_dtype not in (None, torch.bfloat16):
-            raise ValueError(f"amp_dtype must be None or torch.bfloat16, got {self.amp_dtype}")
-        rest = (self.identity_weight or 0.0, self.label_weight, self.prior_weight, self.tolerance, self.refinements)
-        if min(rest) < 0:
-            raise ValueError(f"the weights, the tolerance and the refinements must be >= 0, got {rest}")
-
-    @property
-    def of_identity(self) -> float:
-        """The identity term's weight."""
-        return (
-            {"normalised": 1.0, "published": 0.1}[self.balance]
-            if self.identity_weight is None
-            else self.identity_weight
-        )
+Loss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""Control points [A, K, D] and the paths' numbers [A] -> loss [A] and the gradient of all but the springs [A, K, D]."""
 
 
 def walk_guided(
@@ -145,145 +71,116 @@ def walk_guided(
     device = device_of(steering.generator)
     in_images: Outputs = partial(image_outputs, steering=steering, amp_dtype=settings.amp_dtype)
     arguments = (line.to(device), pairs.labels.to(device), steering, prior, settings)
+    limits = (settings.iterations, settings.tolerance, settings.progress)
     with frozen(steering.generator, steering.identity_network, steering.label_network, *([guide] if guide else [])):
         if guide is None:
-            problem = _Problem(in_images, settings.points_per_chunk, *arguments)
-            controls = problem.solve(settings.iterations)
+            problem = WalkProblem(in_images, settings.points_per_chunk, *arguments)
+            controls = _descend(problem, problem.loss, problem.start, *limits).log("in image space")
         else:
-            problem = _Problem(guide, GUIDED_AT_ONCE, *arguments)
-            controls = problem.solve(settings.iterations)
+            problem = WalkProblem(guide, GUIDED_AT_ONCE, *arguments)
+            controls = _descend(problem, problem.loss, problem.start, *limits).log("guided")
             if settings.refinements:
-                problem = _Problem(in_images, settings.points_per_chunk, *arguments)
-                controls = problem.solve(settings.refinements, controls)
+                true = WalkProblem(in_images, settings.points_per_chunk, *arguments, factors=problem.factors)
+                controls = _refine(true, problem, controls, settings.refinements, settings.tolerance, settings.progress)
     inner = problem.curve(controls)[:, 1:-1]
     line[:, 1:-1] = inner.to(line.device)
     return line
 
 
-class _Problem:
-    """One batch of paths: the springs as a quadratic form of the control points, the terms as a function of them."""
+class _Search:
+    """Control points of all paths, the best so far; a path leaves the search when it gains nothing more."""
 
-    def __init__(
-        self,
-        outputs: Outputs,
-        points_at_once: int,
-        line: torch.Tensor,
-        labels: torch.Tensor,
-        steering: WalkSteering,
-        prior: Prior | None,
-        settings: GuidedOptions,
-    ) -> None:
-        self.outputs, self.points_at_once, self.labels = outputs, points_at_once, labels
-        self.identity_loss, self.prior, self.settings = steering.identity_loss, prior, settings
-        steps = line.shape[1]
-        count = min(settings.control_points, steps - 2)
-        knots = spline_positions(steps, count)
-        self.basis = spline_basis(steps, count).to(line.device)  # [T, K + 2]
-        self.ends = line[:, [0, -1]]
-        fraction = (knots[1:-1] / (steps - 1)).to(line).view(1, -1, 1)
-        self.start = torch.lerp(self.ends[:, :1], self.ends[:, 1:], fraction)  # [P, K, D]
-        tension = self.basis.diff(dim=0)
-        self.stretch, self.pull = tension[:, 1:-1], tension[:, [0, -1]] @ self.ends  # [T - 1, K], [P, T - 1, D]
-        self.values, self.vectors = torch.linalg.eigh(self.stretch.t() @ self.stretch)
-        # a control point stands for the points around it, by linear interpolation
-        nearness = (
-            1 - (torch.arange(steps)[1:-1, None] - knots[None, 1:-1]).abs() * (count + 1) / (steps - 1)
-        ).clamp_min(0)
-        self._weigh(line, (nearness / nearness.sum(dim=1, keepdim=True)).to(line))
+    def __init__(self, start: torch.Tensor, loss: Loss, tolerance: float) -> None:
+        self.best, self.loss, self.tolerance = start.clone(), loss, tolerance
+        self.active = torch.arange(len(start), device=start.device)
+        self.values, self.gradients = loss(self.best, self.active)
+        _require_finite(self.values)
+        self.first, self.evaluations = float(self.values.mean()), len(start)
+        self.idle = torch.zeros_like(self.active)
 
-    def _weigh(self, line: torch.Tensor, nearness: torch.Tensor) -> None:
-        settings, inner = self.settings, len(nearness)
-        if settings.balance == "published":
-            self.spring_weight = torch.ones(len(line), device=line.device)
-            shares, identity_unit, label_unit = chunk_shares(inner).to(line), 1.0, 1.0
-        else:
-            self.spring_weight = 1 / spring_energy(line).clamp_min(1e-12)
-            shares = torch.full((inner,), 1 / inner).to(line)
-            latents, labels, identity = self.start.flatten(0, 1), self._repeated(slice(None)), []
-            for part in split_batches(len(latents), self.points_at_once):
-                with torch.no_grad():
-                    identity.append(self._terms(latents[part], labels[part])[0])
-            identity_unit = float(torch.cat(identity).mean().clamp_min(1e-6))
-            label_unit = float(torch.tensor(float(self.classes)).log().clamp_min(1e-6))
-        self.weights = shares @ nearness  # [K]
-        self.factors = settings.of_identity / identity_unit, settings.label_weight / label_unit
-
-    def _repeated(self, paths: slice | torch.Tensor) -> torch.Tensor:
-        return self.labels[paths].repeat_interleave(self.start.shape[1])
-
-    def _terms(self, latents: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        identity, label = self.outputs(latents)
-        self.classes = label.shape[1]
-        return self.identity_loss(identity), label_agreement(label, labels)
-
-    def curve(self, controls: torch.Tensor) -> torch.Tensor:
-        """Points [P, T, D] of control points [P, K, D]."""
-        return self.basis[:, 1:-1] @ controls + self.basis[:, [0, -1]] @ self.ends
-
-    def loss(self, controls: torch.Tensor, paths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss [A] of the paths' control points [A, K, D], and the gradient of its classifier terms [A, K, D]."""
-        latents, labels = controls.flatten(0, 1), self._repeated(paths)
-        weights = self.weights.repeat(len(paths))
-        values, gradients = torch.empty_like(weights), torch.empty_like(latents)
-        for part in split_batches(len(latents), self.points_at_once):
-            points = latents[part].detach().requires_grad_(True)
-            with torch.enable_grad():
-                identity, label = self._terms(points, labels[part])
-                value = self.factors[0] * identity + self.factors[1] * label
-                if self.prior is not None:
-                    excess = (self.prior.energy(points, labels[part]) - 1).clamp_min(0)
-                    value = value + self.settings.prior_weight * excess
-                value = weights[part] * value
-                value.sum().backward()
-            gradients[part] = torch.as_tensor(points.grad)
-            values[part] = value.detach()
-        springs = (self.stretch @ controls + self.pull[paths]).square().sum(dim=(1, 2))
-        return self.spring_weight[paths] * springs + values.view(len(paths), -1).sum(dim=1), gradients.view_as(controls)
-
-    def step(
-        self, controls: torch.Tensor, gradient: torch.Tensor, length: torch.Tensor, paths: torch.Tensor
-    ) -> torch.Tensor:
-        """Explicit in the classifier terms, implicit in the springs: the exact minimiser of the local model."""
-        strength = (2 * length * self.spring_weight[paths]).view(-1, 1, 1)
-        target = controls - length.view(-1, 1, 1) * gradient - strength * (self.stretch.t() @ self.pull[paths])
-        return self.vectors @ ((self.vectors.t() @ target) / (1 + strength * self.values.view(1, -1, 1)))
-
-    @torch.no_grad()
-    def solve(self, iterations: int, controls: torch.Tensor | None = None) -> torch.Tensor:
-        """Control points [P, K, D] after the search from ``controls``, or from the lines."""
-        settings, count = self.settings, len(self.start)
-        best = (self.start if controls is None else controls).clone()
-        active = torch.arange(count, device=best.device)
-        value, gradient = self.loss(best, active)
-        self._require_finite(value, 0)
-        first, values, idle = value.mean(), value.clone(), torch.zeros(count, dtype=torch.long, device=best.device)
-        reach = (self.ends[:, 1] - self.ends[:, 0]).norm(dim=1) / (best.shape[1] + 1)
-        length = 0.25 * reach / gradient.norm(dim=2).amax(dim=1).clamp_min(1e-12)
-        evaluations = count
-        bar = range(iterations)
-        for iteration in tqdm(bar, desc="walk", unit="it") if settings.progress and has_tqdm else bar:
-            tried = self.step(best[active], gradient[active], length[active], active)
-            value, slope = self.loss(tried, active)
-            self._require_finite(value, iteration + 1)
-            evaluations += len(active)
-            better = value < values[active]
-            gained = active[better]
-            little = values[active] - value < settings.tolerance * values[active].abs()
-            idle[active] = torch.where(better & ~little, 0, idle[active] + 1)
-            best[gained], gradient[gained], values[gained] = tried[better], slope[better], value[better]
-            length[active] *= torch.where(better, 1.5, 0.4)
-            active = active[idle[active] < 3]
-            if not len(active):
-                break
+    def log(self, name: str) -> torch.Tensor:
+        """Say what the search did; gives the control points."""
         logger.info(
-            "%d guided walks by %d control points: mean loss %.4g on lines, %.4g at the end; %.1f evaluations a path",
-            *(count, best.shape[1], float(first), float(values.mean()), evaluations / max(1, count)),
+            "%s, %d walks by %d control points: mean loss %.4g, then %.4g; %.1f evaluations a walk",
+            *(name, *self.best.shape[:2], self.first, float(self.values.mean())),
+            self.evaluations / max(1, len(self.best)),
         )
-        return best
+        return self.best
 
-    def _require_finite(self, value: torch.Tensor, iteration: int) -> None:
-        if not torch.isfinite(value).all():
-            raise RuntimeError(
-                f"the walk's loss is not finite at iteration {iteration}: the guide, the generator or a classifier "
-                "gives NaN; check their weights"
-            )
+    def consider(self, tried: torch.Tensor) -> torch.Tensor:
+        """Evaluate control points [A, K, D] of the active paths, keep what is better; which they were, bool [A]."""
+        values, gradients = self.loss(tried, self.active)
+        _require_finite(values)
+        self.evaluations += len(tried)
+        active, before = self.active, self.values[self.active]
+        better = values < before
+        gained, little = active[better], before - values < self.tolerance * before.abs()
+        self.idle[active] = torch.where(better & ~little, 0, self.idle[active] + 1)
+        self.best[gained], self.gradients[gained], self.values[gained] = (
+            tried[better],
+            gradients[better],
+            values[better],
+        )
+        self.active = active[self.idle[active] < PATIENCE]
+        return better
+
+
+@torch.no_grad()
+def _descend(
+    problem: WalkProblem, loss: Loss, start: torch.Tensor, iterations: int, tolerance: float, progress: bool = False
+) -> _Search:
+    """Steps along the gradient, with the springs solved for; their length adapts to each path."""
+    search = _Search(start, loss, tolerance)
+    length = 0.25 * problem.reach / search.gradients.norm(dim=2).amax(dim=1).clamp_min(1e-12)
+    for _ in trange(iterations, desc="walk", unit="it") if progress and has_tqdm else range(iterations):
+        paths = search.active
+        tried = problem.step(search.best[paths], search.gradients[paths], length[paths], paths)
+        better = search.consider(tried)
+        length[paths] *= torch.where(better, 1.5, 0.4)
+        if not len(search.active):
+            break
+    return search
+
+
+@torch.no_grad()
+def _refine(
+    problem: WalkProblem, guided: WalkProblem, start: torch.Tensor, iterations: int, tolerance: float, progress: bool
+) -> _Search:
+    """Few steps in image space, each to the minimum of the guide's loss corrected by the true gradient.
+
+    The guide's curvature with the true slope at the present place, held near it: first-order model management
+    (Alexandrov et al., Structural Optimization 15, 1998). What the hold is worth adapts to each path.
+    """
+    search = _Search(start, problem.loss, tolerance)
+    slopes = guided.loss(search.best, search.active)[1]
+    hold = (search.gradients - slopes).norm(dim=2).amax(dim=1).clamp_min(1e-12) / (0.5 * problem.reach)
+    for _ in trange(iterations, desc="refine", unit="it") if progress and has_tqdm else range(iterations):
+        paths, centre = search.active, search.best.clone()
+        lean, stiffness = search.gradients - slopes, hold.view(-1, 1, 1)
+
+        def surrogate(
+            controls: torch.Tensor,
+            rows: torch.Tensor,
+            centre: torch.Tensor = centre,
+            lean: torch.Tensor = lean,
+            stiffness: torch.Tensor = stiffness,
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            values, gradients = guided.loss(controls, rows)
+            move = controls - centre[rows]
+            extra = lean[rows] * move + 0.5 * stiffness[rows] * move.square()
+            return values + extra.sum(dim=(1, 2)), gradients + lean[rows] + stiffness[rows] * move
+
+        tried = _descend(guided, surrogate, centre, SURROGATE_STEPS, tolerance).best[paths]
+        better = search.consider(tried)
+        hold[paths] *= torch.where(better, 0.6, 2.0)
+        slopes = guided.loss(search.best, torch.arange(len(slopes), device=slopes.device))[1]
+        if not len(search.active):
+            break
+    return search
+
+
+def _require_finite(values: torch.Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise RuntimeError(
+            "the walk's loss is not finite: the guide, the generator or a classifier gives NaN; check their weights"
+        )
