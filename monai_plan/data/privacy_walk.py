@@ -43,13 +43,13 @@ class PrivacyWalkSampler(DataLoader):
     ``path_id`` int64 [B]; ``position`` float32 [B], in points from the path's start (3.25: a quarter of the way from
     point 3 to point 4); ``index`` int64 [B]. All are plain tensors.
 
-    *With a gate* a position is drawn continuously between neighbouring verified points of a path, whose class the label
-    network thus confirmed, and an image leaves only after the gate accepted it. (A class that has no such neighbours,
-    as in walks that were never verified, is drawn from between all inner points, with a warning.) Rejected ones are
-    drawn again, also from other paths of the class, together with the images of the next batches, of which up to three
-    are begun early. *Without a gate* (the gallery is not at hand) only the
-    walks' verified points are emitted, with constant noise and at full precision: no place between them, and never an
-    end; all verified points of a class take turns.
+    *With a gate* a position is drawn continuously between neighbouring points of a path that are both verified (so that
+    the label network, if ``verify_walks`` asked one, has confirmed the class on both sides), and an image leaves only
+    after the gate accepted it. A class that has no such neighbours, as in walks that were never verified, is drawn from
+    between all inner points, with a warning. Rejected images are drawn again, also from other paths of the class,
+    together with those of the next batches, of which up to three are begun early. *Without a gate* (the gallery is not
+    at hand) only the walks' verified points are emitted, with constant noise and at full precision: no place between
+    them, and never an end; all verified points of a class take turns.
 
     An image depends on (the dataset's seed, index, epoch, turn) alone, not on ranks or on its batch, up to the float
     noise of other images in a forward. The epoch is the sampler's, which MONAI trainers set; ``turn`` counts passes

@@ -21,9 +21,9 @@ class WalkPool:
     labels agree in this, however else their walks differ.
 
     Where a gate judges each image, a place lies anywhere between two neighbouring inner points that are both verified:
-    so the label network, which judged the points, has agreed with the class at both. All such segments of a path count
-    equally; a path that has none is not drawn. A class without any is drawn from all its inner segments
-    (``unverified_classes``): its walks may never have been verified.
+    the gate says nothing of an image's class, and whether the label network agreed with it is known at the points only.
+    All such segments of a path count equally; a path that has none is not drawn. A class without any is drawn from all
+    its inner segments (``unverified_classes``): its walks may never have been verified.
 
     Args:
         walks: at least one path.
