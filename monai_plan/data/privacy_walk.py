@@ -16,8 +16,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from monai_plan.data.prefetch import BackgroundBatches, CountedBatch
 from monai_plan.data.walk_dataset import PrivacyWalkDataset
+from monai_plan.data.walk_planning import WalkPools
 from monai_plan.data.walk_pool import WalkPool
-from monai_plan.data.walk_pools import WalkPools
 from monai_plan.data.walk_rendering import Gate, JudgedBatch, WalkRenderer
 from monai_plan.latent.frozen import device_of
 from monai_plan.utils import PlanKeys

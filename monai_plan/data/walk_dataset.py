@@ -24,9 +24,10 @@ class PrivacyWalkDataset(Dataset):
 
     With a ``planner`` each epoch from 1 on has walks of its own, whose labels are those of ``walks``. They are planned
     when the epoch begins, or by the sampler's ``prefetch`` while the epoch before it is shown. Two planned sets at most
-    are in memory, beside ``walks``. Note that MONAI's trainers count epochs from 1 and advance them; a loop of one's
-    own calls the sampler's ``set_epoch``, else it stays with the walks of its epoch. In a distributed run each rank
-    plans by itself, and must come to the same walks.
+    are in memory, beside ``walks``. In a distributed run each rank plans by itself, and must come to the same walks.
+
+    MONAI's trainers count epochs from 1: their first one is planned, too, and waited for (unless ``planner`` gives
+    finished walks for it). A loop of one's own calls the sampler's ``set_epoch``, else it stays with its epoch's walks.
 
     Args:
         walks: finished walks, or the path of their file; the walks of epoch 0. A bare tensor of latents is refused:
@@ -37,8 +38,9 @@ class PrivacyWalkDataset(Dataset):
             stride are mixed. Otherwise each path counts equally.
         planner: an epoch >= 1 -> its walks, with as many paths, the same labels in the same order and the same latent
             width; where no gate is at hand, verified with the sampler's generator. Equal epochs must give equal walks:
-            a resumed run plans its epoch again. It runs in a thread of its own, beside the training, with gradients as
-            a new thread has them (on), and must not draw from global random state. ``None`` keeps ``walks``.
+            a resumed run plans its epoch again. It runs in a thread of its own, with gradients as a new thread has
+            them (on), and must not draw from global random state. With ``prefetch`` that is beside the training, so
+            none of its networks may be the one that is trained. ``None`` keeps ``walks``.
 
     Raises:
         TypeError: ``walks`` is neither a WalkSet nor a path, or ``planner`` cannot be called.

@@ -20,7 +20,7 @@ from torch import nn
 from walk_fakes import RuleGate, SpellingGenerator, spelling_walks
 
 from monai_plan.data import PrivacyWalkDataset, PrivacyWalkSampler
-from monai_plan.data.walk_pools import WalkPools
+from monai_plan.data.walk_planning import WalkPools
 
 CPU = torch.device("cpu")
 ALL = dict.fromkeys(range(6), (1, 2, 3, 4))
@@ -358,6 +358,25 @@ def test_thread_ends_with_its_loader():
     del loader, _
     gc.collect()
     assert not threads() and planner.epochs == [1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_walks_are_whole_on_a_real_device(prefetch):
+    """The plan's work is long, its memory is wanted again at once, and images are made meanwhile."""
+
+    def planner(epoch):
+        slow = torch.full((2048, 2048), 1 / 2048, device="cuda")
+        for _ in range(50):
+            slow = slow @ slow
+        walks = walks_of(epoch)
+        return replace(walks, points=walks.points.cuda() + 0 * slow[0, 0])
+
+    loader = make(planner, prefetch=prefetch, device="cuda", images=40)
+    for epoch in range(5):
+        expected = epoch_of(make(Planner(), images=40), epoch)
+        batches = [{key: value.cpu() for key, value in batch.items()} for batch in epoch_of(loader, epoch)]
+        assert_same(batches, expected)
 
 
 def test_pools_by_themselves():
