@@ -54,7 +54,8 @@ class WalkPools:
         if self._next is not None:
             if self._next_epoch == epoch:
                 return
-            self._next.close()
+            other, self._next = self._next, None
+            other.close()
         plan = map(self._dataset.pool_of, (epoch,), (self._generator,))
         # room for one more than there is to make: the thread does not stay to wait
         self._next, self._next_epoch = BackgroundItems(plan, 2, self._device, "walks ahead"), epoch
