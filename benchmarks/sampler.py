@@ -1,13 +1,16 @@
 """What synthetic batches cost: the sampler beside its bare generator, training on it beside training on real images.
 
 Three measurements with networks of the bundle's size and random weights (the time does not depend on them); the gate
-rejects about 1 % of the images. All sides of a measurement take turns in one run, batch by batch in 1 and 3, epoch by
-epoch in 2. A round is a pass of each side; a ratio is the median of the rounds' ratios.
+rejects about 1 % of the images, and the inner points of the walks count as verified. All sides of a measurement take
+turns in one run, batch by batch in 1 and 3, epoch by epoch in 2; another one begins in each round. A round is a pass of
+each side; a ratio is the median of the rounds' ratios.
 
 1. A pass of the sampler (drawing, rendering, judging, refilling, packing) against the generator's forward of as many
    batches, and against that with the gate's embedding of the images.
 2. An epoch of training a small ResNet on the sampler, with and without batches prepared ahead by its thread, against
-   one on as many images of a CacheDataset.
+   one on as many images of a CacheDataset. On two sides the walks are planned anew for each epoch: straight lines of
+   14 points, judged by the gate as verify_walks does. The side that prepares ahead plans the next epoch's while it
+   trains; its step ends when training and plan are over.
 3. Time per image over the rows of the gate's gallery and the number of paths.
 
     python benchmarks/sampler.py --quick --json sampler.json
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,11 +33,12 @@ from monai.networks.nets import ResNet
 
 from monai_plan.data import PrivacyWalkDataset, PrivacyWalkSampler
 from monai_plan.latent import PrivacyGate
+from monai_plan.latent.verification import verify_walks
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
-from monai_plan.utils import write_json
+from monai_plan.utils import generator_for, write_json
 
-SIZE, BATCH, POINTS = 64, 32, 50
+SIZE, BATCH, POINTS, PLANNED_POINTS = 64, 32, 50, 14
 GALLERY, PATHS, AHEAD = 366, 100, 2
 REJECTED = 0.01
 GALLERIES, PATH_NUMBERS = (10, 100, 1_000, 10_000), (1, 10, 100, 1_000)
@@ -42,15 +47,48 @@ TARGET = 1.25
 _END = object()
 
 
-def make_walks(generator: StyleGenerator, paths: int) -> WalkSet:
-    """Straight lines between random latents, classes in turn."""
+def lines(
+    generator: StyleGenerator, paths: int, points: int, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points [P, T, D] of straight lines between random latents, and their classes in turn."""
     labels = torch.arange(paths) % 2
     device = generator.w_avg.device
     with torch.no_grad():
-        z = torch.randn(2 * paths, generator.z_dim, device=device)
+        z = torch.randn(2 * paths, generator.z_dim, generator=rng).to(device)
         start, end = generator.map_latents(z, labels.repeat(2).to(device)).cpu().view(2, paths, 1, -1)
-    points = torch.lerp(start, end, torch.linspace(0, 1, POINTS).view(1, -1, 1))
-    return WalkSet(points, labels, torch.zeros(paths, POINTS, dtype=torch.bool), "linear")
+    return torch.lerp(start, end, torch.linspace(0, 1, points).view(1, -1, 1)), labels
+
+
+def make_walks(generator: StyleGenerator, paths: int, seed: int) -> WalkSet:
+    """Straight lines whose inner points all count as verified."""
+    points, labels = lines(generator, paths, POINTS, generator_for(seed, "benchmark's walks"))
+    verified = torch.ones(paths, POINTS, dtype=torch.bool)
+    verified[:, [0, -1]] = False
+    return WalkSet(points, labels, verified, "linear")
+
+
+class LinePlanner:
+    """New straight lines for each epoch, judged by the gate; says when a plan is there."""
+
+    def __init__(self, generator: StyleGenerator, gate: PrivacyGate, paths: int, seed: int) -> None:
+        self.generator, self.gate, self.paths, self.seed = generator, gate, paths, seed
+        self.latest = 0
+        self.changed = threading.Condition()
+
+    def __call__(self, epoch: int) -> WalkSet:
+        rng = generator_for(self.seed, "benchmark's plans", epoch)
+        try:
+            points, labels = lines(self.generator, self.paths, PLANNED_POINTS, rng)
+            return verify_walks(points, labels, self.generator, self.gate, batch_size=BATCH, kind="linear")
+        finally:
+            with self.changed:
+                self.latest = epoch
+                self.changed.notify_all()
+
+    def wait(self, epoch: int) -> None:
+        """Until the plan of ``epoch`` is over."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.latest >= epoch)
 
 
 def random_gate(embedder: IdentityEmbedder, rows: int, device: torch.device) -> PrivacyGate:
@@ -72,9 +110,10 @@ def make_loader(
     batches: int,
     device: torch.device,
     prefetch: int = 0,
+    planner: LinePlanner | None = None,
 ) -> PrivacyWalkSampler:
     """A sampler of so many batches a pass."""
-    dataset = PrivacyWalkDataset(walks, batches * BATCH)
+    dataset = PrivacyWalkDataset(walks, batches * BATCH, planner=planner)
     return PrivacyWalkSampler(
         dataset, generator, gate, batch_size=BATCH, shuffle=True, device=device, prefetch=prefetch
     )
@@ -85,6 +124,8 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Milliseconds per image of each side and round; the sides take turns step by step, after one round unmeasured.
 
+    Each round begins with another side, so that none always follows the same one.
+
     Args:
         sides: each gives an iterable whose steps are timed; equally many steps.
         rounds: measured.
@@ -93,7 +134,9 @@ def alternate(
     """
     times: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
-        running = {name: iter(side()) for name, side in sides.items()}
+        names = list(sides)
+        first = number % len(names)
+        running = {name: iter(sides[name]()) for name in names[first:] + names[:first]}
         total = dict.fromkeys(sides, 0.0)
         while running:
             for name, steps in list(running.items()):
@@ -150,53 +193,89 @@ def measure_batches(
     }
 
 
-def train_epoch(loader: Any, device: torch.device) -> Iterator[None]:
-    """One epoch of the bundle's classifier with MONAI's trainer, as a single step."""
-    network = ResNet(
-        "basic", [1, 1, 1, 1], [24, 48, 96, 192], spatial_dims=2, n_input_channels=1, conv1_t_stride=2, num_classes=2
-    ).to(device)
-    SupervisedTrainer(
-        device=device,
-        max_epochs=1,
-        train_data_loader=loader,
-        network=network,
-        optimizer=torch.optim.AdamW(network.parameters(), lr=1e-3),
-        loss_function=torch.nn.CrossEntropyLoss(),
-        decollate=False,
-    ).run()
-    yield
+class Training:
+    """The bundle's classifier with MONAI's trainer on one loader, an epoch a step.
+
+    Args:
+        loader: gives the batches.
+        device: of the network.
+        plans_ahead: what plans the next epoch's walks meanwhile, and is waited for at the end of an epoch.
+    """
+
+    def __init__(self, loader: Any, device: torch.device, plans_ahead: LinePlanner | None = None) -> None:
+        network = ResNet(
+            "basic",
+            [1, 1, 1, 1],
+            [24, 48, 96, 192],
+            spatial_dims=2,
+            n_input_channels=1,
+            conv1_t_stride=2,
+            num_classes=2,
+        ).to(device)
+        self.trainer = SupervisedTrainer(
+            device=device,
+            max_epochs=0,
+            train_data_loader=loader,
+            network=network,
+            optimizer=torch.optim.AdamW(network.parameters(), lr=1e-3),
+            loss_function=torch.nn.CrossEntropyLoss(),
+            decollate=False,
+        )
+        self.plans_ahead = plans_ahead
+
+    def __call__(self) -> Iterator[None]:
+        """The next epoch, as a single step."""
+        self.trainer.state.max_epochs += 1
+        self.trainer.run()
+        assert self.trainer.state.epoch == self.trainer.state.max_epochs
+        if self.plans_ahead is not None:
+            self.plans_ahead.wait(self.trainer.state.epoch + 1)
+        yield
 
 
 def measure_training(
     generator: StyleGenerator, gate: PrivacyGate, walks: WalkSet, arguments: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
-    """An epoch on synthetic images against one on cached ones."""
+    """An epoch on synthetic images, of walks kept and planned anew, against one on cached ones."""
     images = arguments.batches * BATCH
     items = [{"image": torch.rand(1, SIZE, SIZE) * 2 - 1, "label": number % 2} for number in range(images)]
     real = DataLoader(CacheDataset(items, progress=False), batch_size=BATCH, shuffle=True, num_workers=0)
-    synthetic = [make_loader(walks, generator, gate, arguments.batches, device, ahead) for ahead in (0, AHEAD)]
-    sides: dict[str, Callable[[], Iterable]] = {
-        "cached_real": lambda: train_epoch(real, device),
-        "synthetic": lambda: train_epoch(synthetic[0], device),
-        "synthetic_ahead": lambda: train_epoch(synthetic[1], device),
-    }
+    sides: dict[str, Callable[[], Iterable]] = {"cached_real": Training(real, device)}
+    for name, ahead in (("synthetic", 0), ("synthetic_ahead", AHEAD)):
+        loader = make_loader(walks, generator, gate, arguments.batches, device, ahead)
+        sides[name] = Training(loader, device)
+        planner = LinePlanner(generator, gate, len(walks), arguments.seed)
+        loader = make_loader(walks, generator, gate, arguments.batches, device, ahead, planner)
+        sides[f"{name}_refreshed"] = Training(loader, device, planner if ahead else None)
     times = alternate(sides, arguments.rounds, images, device)
     seconds_each = {name: round(statistics.median(values) * images / 1000, 3) for name, values in times.items()}
-    return {"images": images, "epoch_seconds": seconds_each, **figures(times, "cached_real")}
+    refresh = {
+        name: [(a - b) * images / 1000 for a, b in zip(times[f"{name}_refreshed"], times[name], strict=True)]
+        for name in ("synthetic", "synthetic_ahead")
+    }
+    return {
+        "images": images,
+        "epoch_seconds": seconds_each,
+        "refresh_points": len(walks) * (PLANNED_POINTS - 2),
+        "refresh_seconds": {name: round(statistics.median(values), 3) for name, values in refresh.items()},
+        **figures(times, "cached_real"),
+    }
 
 
 def growing_loaders(
-    generator: StyleGenerator, batches: int, device: torch.device
+    generator: StyleGenerator, batches: int, seed: int, device: torch.device
 ) -> dict[str, dict[int, PrivacyWalkSampler]]:
     """Samplers over the rows of the gallery and over the number of paths."""
     embedder = IdentityEmbedder().to(device)
-    walks, gate = make_walks(generator, PATHS), random_gate(embedder, GALLERY, device)
+    walks, gate = make_walks(generator, PATHS, seed), random_gate(embedder, GALLERY, device)
     return {
         "gallery_rows": {
             rows: make_loader(walks, generator, random_gate(embedder, rows, device), batches, device)
             for rows in GALLERIES
         },
-        "paths": {n: make_loader(make_walks(generator, n), generator, gate, batches, device) for n in PATH_NUMBERS},
+        "paths": {
+            n: make_loader(make_walks(generator, n, seed), generator, gate, batches, device) for n in PATH_NUMBERS
+        },
     }
 
 
@@ -224,22 +303,29 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds, under two minutes")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batches", type=int, default=16, help="of a pass")
+    parser.add_argument("--batches", type=int, help="of a pass (default 16; quick 4)")
+    parser.add_argument("--paths", type=int, help=f"of the walks (default {PATHS}; quick 12)")
     parser.add_argument("--rounds", type=int, help="alternating rounds (default 7; quick 2)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     arguments.rounds = arguments.rounds or (2 if arguments.quick else 7)
+    arguments.batches = arguments.batches or (4 if arguments.quick else 16)
+    arguments.paths = arguments.paths or (12 if arguments.quick else PATHS)
     device = torch.device(arguments.device)
     torch.manual_seed(arguments.seed)
     generator = StyleGenerator(SIZE, channel_base=1024, channel_max=128).to(device).eval().requires_grad_(False)
-    walks = make_walks(generator, PATHS)
+    walks = make_walks(generator, arguments.paths, arguments.seed)
     gate = random_gate(IdentityEmbedder(), GALLERY, device)
     set_threshold(gate, walks, generator, device)
     print(f"{machine(device)}; torch {torch.__version__}; {SIZE} x {SIZE} pixels, batches of {BATCH}")
     batches = show("a pass", measure_batches(generator, gate, walks, arguments, device))
     print(f"rejected {batches['rejected_share']:.1%} of the draws; target: at most {TARGET} times the generator")
     epoch = show("an epoch of training", measure_training(generator, gate, walks, arguments, device))
-    loaders = growing_loaders(generator, 2 if arguments.quick else 8, device)
+    print(
+        f"planning {arguments.paths} paths of {PLANNED_POINTS} points adds, seconds an epoch: "
+        + ", ".join(f"{name} {value:.2f}" for name, value in epoch["refresh_seconds"].items())
+    )
+    loaders = growing_loaders(generator, 1 if arguments.quick else 8, arguments.seed, device)
     record = {
         "time_ratio_vs_generator_forward": batches["time_ratio_vs_generator"]["sampler"],
         "images_per_second": batches["images_per_second"]["sampler"],
@@ -247,7 +333,7 @@ def main() -> None:
         "batches": batches,
         "epoch": epoch,
         "growth": {name: show(name, measure_growth(sides, arguments, device)) for name, sides in loaders.items()},
-        "settings": {name: getattr(arguments, name) for name in ("batches", "rounds", "seed", "quick")},
+        "settings": {name: getattr(arguments, name) for name in ("batches", "paths", "rounds", "seed", "quick")},
         **about(device),
     }
     if arguments.json:

@@ -16,6 +16,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from monai_plan.data.prefetch import BackgroundBatches, CountedBatch
 from monai_plan.data.walk_dataset import PrivacyWalkDataset
+from monai_plan.data.walk_planning import WalkPools
+from monai_plan.data.walk_pool import WalkPool
 from monai_plan.data.walk_rendering import Gate, JudgedBatch, WalkRenderer
 from monai_plan.latent.frozen import device_of
 from monai_plan.utils import PlanKeys
@@ -41,17 +43,22 @@ class PrivacyWalkSampler(DataLoader):
     ``path_id`` int64 [B]; ``position`` float32 [B], in points from the path's start (3.25: a quarter of the way from
     point 3 to point 4); ``index`` int64 [B]. All are plain tensors.
 
-    *With a gate* a position is drawn continuously between the inner points of a path, and an image leaves only after
-    the gate accepted it. Rejected ones are drawn again, also from other paths of the class, together with the images of
-    the next batches, of which up to three are begun early. *Without a gate* (the gallery is not at hand) only the
-    walks' verified points are emitted, with constant noise and at full precision: no place between them, and never an
-    end; all verified points of a class take turns.
+    *With a gate* a position is drawn continuously between neighbouring points of a path that are both verified (so that
+    the label network, if ``verify_walks`` asked one, has confirmed the class on both sides), and an image leaves only
+    after the gate accepted it. A class that has no such neighbours, as in walks that were never verified, is drawn from
+    between all inner points, with a warning. Rejected images are drawn again, also from other paths of the class,
+    together with those of the next batches, of which up to three are begun early. *Without a gate* (the gallery is not
+    at hand) only the walks' verified points are emitted, with constant noise and at full precision: no place between
+    them, and never an end; all verified points of a class take turns.
 
     An image depends on (the dataset's seed, index, epoch, turn) alone, not on ranks or on its batch, up to the float
     noise of other images in a forward. The epoch is the sampler's, which MONAI trainers set; ``turn`` counts passes
     within an epoch that nobody advanced, so that every pass has fresh images. ``state_dict`` resumes in mid-epoch, with
     the very same images: give the loader to the checkpoint beside the trainer. This needs a sampler whose order depends
     on its epoch only, as the default and DistributedSampler have it.
+
+    A dataset with a planner has other walks in each epoch. With ``prefetch`` they are planned in a thread while the
+    epoch before is shown, hence also once after the last epoch; otherwise when the epoch begins.
 
     State and ``counts`` (``emitted``: images; ``rejected``: draws on the way to them) are of the batches that were
     handed out, whatever has been made already. An error comes with its batch.
@@ -90,7 +97,8 @@ class PrivacyWalkSampler(DataLoader):
     Raises:
         TypeError: ``dataset`` is no :class:`PrivacyWalkDataset`, ``generator`` cannot render, or an option is unknown.
         ValueError: the arguments contradict each other, or without a gate a class has no verified point.
-        RuntimeError: while iterating: the gate rejected every attempt for an image, or an image is not finite.
+        RuntimeError: while iterating: the gate rejected every attempt for an image, or an image is not finite. In
+            place of an epoch's first batch also whatever the planner raises, and what is wrong with its walks.
     """
 
     is_synthetic = True  # monai_plan.utils.synthetic.SYNTHETIC_MARK
@@ -124,7 +132,7 @@ class PrivacyWalkSampler(DataLoader):
         )
         _drop_worker_options(worker_options)
         if gate is None:
-            dataset.require_verified(generator)
+            dataset.pool.require_verified(generator)
         if sampler is None:  # one replica; MONAI's trainers advance the epoch of a DistributedSampler
             sampler = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=shuffle, seed=dataset.seed)
             shuffle = False
@@ -136,7 +144,6 @@ class PrivacyWalkSampler(DataLoader):
             )
         self.device = device_of(generator) if device is None else torch.device(device)
         self.renderer = WalkRenderer(
-            dataset,
             generator.to(self.device).eval().requires_grad_(False),
             gate.to(self.device) if isinstance(gate, nn.Module) else gate,
             batch_size,
@@ -145,6 +152,8 @@ class PrivacyWalkSampler(DataLoader):
             max_attempts,
             amp,
         )
+        self._pools = WalkPools(dataset, self.device, generator if gate is None else None)
+        self._warned: set[int] = set()  # classes
         self.label_dtype = get_torch_dtype_from_string(label_dtype) if isinstance(label_dtype, str) else label_dtype
         self.label_shape = tuple(label_shape)
         self.channels = channels
@@ -196,16 +205,16 @@ class PrivacyWalkSampler(DataLoader):
         self._request_epoch(state["epoch"])
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
-        current = self._current_epoch()  # read at the first batch: trainers set it after they made the iterator
-        if not self._resuming:
-            turn = self._turn + 1 if current == self._epoch else 0
-            self._epoch, self._turn, self._batches = current, turn, 0
-        self._resuming = False
-        epoch, turn = int(self._epoch or 0), self._turn  # kept, because a trainer may advance the epoch in mid-pass
-        source = self._prepare(self._order(epoch, turn), epoch, turn, self._batches)
+        epoch = self._current_epoch()  # read at the first batch: trainers set it after they made the iterator
+        turn, first = self._turn + 1 if epoch == self._epoch else 0, 0
+        if self._resuming:
+            epoch, turn, first = int(self._epoch or 0), self._turn, self._batches
+        pool = self._pool_of(epoch)
+        self._epoch, self._turn, self._batches, self._resuming = epoch, turn, first, False
+        source = self._prepare(pool, self._order(epoch, turn), epoch, turn, first)
         prepared = BackgroundBatches(source, self.prefetch, self.device) if self.prefetch else source
         with closing(prepared):
-            for number, (batch, rejected) in enumerate(prepared, start=self._batches + 1):
+            for number, (batch, rejected) in enumerate(prepared, start=first + 1):
                 self._batches = number
                 self.counts["emitted"] += len(batch[INDEX])
                 self.counts["rejected"] += rejected
@@ -231,15 +240,31 @@ class PrivacyWalkSampler(DataLoader):
         finally:
             self._request_epoch(current)
 
+    def _pool_of(self, epoch: int) -> WalkPool:
+        """The walks of an epoch; those of the next one are begun where things are prepared ahead."""
+        pool = self._pools.of(epoch)
+        if self.prefetch:
+            self._pools.begin(epoch + 1)
+        unverified = sorted(set(pool.unverified_classes) - self._warned)
+        if unverified and self.gate is not None:
+            self._warned.update(unverified)
+            logger.warning(
+                "class(es) %s have no two neighbouring verified points, so their images are drawn from anywhere "
+                "between inner points: the gate judges each, but nobody judged their class. Verify the walks with a "
+                "label network (monai_plan.latent.verification.verify_walks), or walk more pairs of these classes",
+                unverified,
+            )
+        return pool
+
     def _prepare(
-        self, order: Sequence[Sequence[int]], epoch: int, turn: int, first: int
+        self, pool: WalkPool, order: Sequence[Sequence[int]], epoch: int, turn: int, first: int
     ) -> Generator[CountedBatch, None, None]:
         """The batches of one pass from number ``first`` on.
 
         What the training loop has switched on in its thread (gradients, autocast, inference mode) is off while a batch
         is made, and on again where it is handed out.
         """
-        judged = self.renderer.batches(order, epoch, turn, first)
+        judged = self.renderer.batches(pool, order, epoch, turn, first)
         while True:
             with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
                 batch = next(judged, None)

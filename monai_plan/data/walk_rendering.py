@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from monai_plan.data.walk_dataset import PrivacyWalkDataset
+from monai_plan.data.walk_pool import WalkPool
 from monai_plan.utils import generator_for
 
 __all__ = ["Gate", "JudgedBatch", "WalkRenderer"]
@@ -69,7 +69,6 @@ class WalkRenderer:
     costs one image more, not a forward of its own. So a few batches are begun before the first one is complete.
 
     Args:
-        dataset: the walks; draws places.
         generator: with ``synthesize(w, noise, rng)``, on ``device``.
         gate: judges; ``None`` takes verified points only, which have been judged.
         batch_size: images in a forward.
@@ -79,7 +78,6 @@ class WalkRenderer:
         amp: render in bfloat16; the gate judges in float32.
     """
 
-    dataset: PrivacyWalkDataset
     generator: Any
     gate: Gate | None
     batch_size: int
@@ -88,15 +86,18 @@ class WalkRenderer:
     max_attempts: int
     amp: bool
 
-    def batches(self, order: Sequence[Sequence[int]], epoch: int, turn: int, first: int = 0) -> Iterator[JudgedBatch]:
+    def batches(
+        self, pool: WalkPool, order: Sequence[Sequence[int]], epoch: int, turn: int, first: int = 0
+    ) -> Iterator[JudgedBatch]:
         """The batches of one pass, from number ``first`` on.
 
         Which images share a forward does not depend on ``first``: a pass that is resumed renders a few batches before
         it again. So its images are the same to the bit.
 
         Args:
+            pool: the epoch's walks; draws places.
             order: the indices of each batch of the whole pass.
-            epoch: see :meth:`PrivacyWalkDataset.places`.
+            epoch: see :meth:`WalkPool.places`.
             turn: likewise.
             first: 0 .. len(order).
 
@@ -117,7 +118,7 @@ class WalkRenderer:
                 waiting += begun[-1]
                 upcoming += 1
             tried, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
-            waiting = self._try(tried, epoch, turn) + waiting
+            waiting = self._try(pool, tried, epoch, turn) + waiting
             while begun and (batch := self._completed(begun[0], emitted, rejected)) is not None:
                 begun.popleft()
                 emitted, rejected = emitted + len(batch.images), rejected + batch.rejected
@@ -125,13 +126,13 @@ class WalkRenderer:
                 if complete > first:
                     yield batch
 
-    def _try(self, slots: Sequence[_Slot], epoch: int, turn: int) -> list[_Slot]:
+    def _try(self, pool: WalkPool, slots: Sequence[_Slot], epoch: int, turn: int) -> list[_Slot]:
         """One forward; fills the slots whose image passes and returns those to be tried again."""
         indices = torch.tensor([slot.index for slot in slots])
         attempts = torch.tensor([slot.attempt for slot in slots])
-        paths, positions = self.dataset.places(indices, epoch, turn, attempts, verified_only=self.gate is None)
-        keys = [(slot.index, epoch, turn, slot.attempt) for slot in slots]
-        images = self._render(self.dataset.latents(paths, positions).to(self.device), keys)
+        paths, positions = pool.places(indices, epoch, turn, attempts, verified_only=self.gate is None)
+        keys = [(pool.seed, "noise", slot.index, epoch, turn, slot.attempt) for slot in slots]
+        images = self._render(pool.latents(paths, positions).to(self.device), keys)
         finite = torch.isfinite(images).flatten(1).all(dim=1)
         images = images.clamp(-1, 1)
         is_finite = finite.tolist()
@@ -152,12 +153,12 @@ class WalkRenderer:
                     rejected.append(slot)
         return rejected
 
-    def _render(self, latents: torch.Tensor, keys: Sequence[tuple[int, ...]]) -> torch.Tensor:
-        """Images [B, C, H, W], float32, of latents [B, D]."""
+    def _render(self, latents: torch.Tensor, keys: Sequence[tuple]) -> torch.Tensor:
+        """Images [B, C, H, W], float32, of latents [B, D]; ``keys`` are of random noise."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
             if self.noise == "const":
                 return self.generator.synthesize(latents, noise="const").float()
-            rngs = [generator_for(self.dataset.seed, "noise", *key, device=self.device) for key in keys]
+            rngs = [generator_for(*key, device=self.device) for key in keys]
             pairs = zip(latents.split(1), rngs, strict=True)
             return torch.cat([self.generator.synthesize(w, noise="random", rng=rng).float() for w, rng in pairs])
 

@@ -22,8 +22,8 @@ class WalkSet:
     Attributes:
         points: float32, shape [P, T, D], both ends included, T >= 3.
         labels: the class of each path, int64, shape [P].
-        verified: bool, shape [P, T]: the point's image, with constant noise, passed the gate. The ends are never
-            verified: no term of the loss protects them.
+        verified: bool, shape [P, T]: the point's image, with constant noise, passed the gate and, if one was asked, the
+            label network agreed with the class. The ends are never verified: no term of the loss protects them.
         kind: how the inner points were found, e.g. ``"private"`` or ``"linear"``.
         meta: plain JSON values (seeds, counts, hashes); never patients' names or ids.
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from monai_plan.data import prefetch
-from monai_plan.data.prefetch import BackgroundBatches, CountedBatch
+from monai_plan.data.prefetch import BackgroundBatches, BackgroundItems, CountedBatch
 
 CPU = torch.device("cpu")
 
@@ -215,6 +215,21 @@ def test_streams_are_ordered_at_the_hand_over(monkeypatch):
     cuda.log.clear()
     assert [made.batch["image"].number for made in batches] == [1, 2]
     assert cuda.log == ["main waits for event 1", "1 is used on main", "main waits for event 2", "2 is used on main"]
+
+
+def test_items_of_any_kind(monkeypatch):
+    """Their thread is named, and its stream is waited for."""
+    cuda, names = FakeCuda(monkeypatch), []
+
+    def source():
+        names.append(threading.current_thread().name)
+        yield "a"
+        yield None
+
+    items = BackgroundItems(source(), 5, torch.device("cuda", 0), "numbers")
+    assert list(items) == ["a", None] and names == ["monai_plan: numbers"]
+    waits = ["main waits for event 1", "main waits for event 2"]
+    assert [line for line in cuda.log if "event" in line] == waits and cuda.log[0] == "side waits for main"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -381,7 +381,7 @@ def test_depth_does_not_change_the_stream(noise, depth):
 def test_state_and_counts_are_of_what_was_handed_out(ahead):
     gate = RuleGate(low=3.0)
     loader = make(images=64, gate=gate)
-    place = loader.dataset.places
+    place = loader.dataset.pool.places
     needed = [next(a for a in range(50) if place([i], 0, 0, a)[1] >= 3.0) for i in range(12)]
     rejected = [sum(needed[first : first + 4]) for first in (0, 4, 8)]
     batches = iter(loader)

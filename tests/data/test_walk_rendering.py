@@ -6,7 +6,7 @@ import pytest
 import torch
 from walk_fakes import RuleGate, SpellingGenerator, spelling_walks
 
-from monai_plan.data import PrivacyWalkDataset
+from monai_plan.data.walk_pool import WalkPool
 from monai_plan.data.walk_rendering import WalkRenderer
 
 BATCH = 4
@@ -27,10 +27,14 @@ class Notes(SpellingGenerator):
         return images
 
 
-def make(gate, images=64, generator=None, max_attempts=50):
-    dataset = PrivacyWalkDataset(spelling_walks(), images)
+def make(gate, generator=None, max_attempts=50):
     generator = generator or Notes()
-    return WalkRenderer(dataset, generator, gate, BATCH, torch.device("cpu"), "const", max_attempts, False), generator
+    renderer = WalkRenderer(generator, gate, BATCH, torch.device("cpu"), "const", max_attempts, False)
+    return renderer, generator
+
+
+def pool(images):
+    return WalkPool(spelling_walks(), images, seed=0)
 
 
 def order(images, size=BATCH):
@@ -40,8 +44,8 @@ def order(images, size=BATCH):
 def attempts_of(renderer, index, gate):
     """How many draws of an image are rejected, found one draw after the other."""
     for attempt in range(renderer.max_attempts):
-        place = renderer.dataset.places([index], 0, 0, attempt)
-        if gate.accepts(renderer.generator.synthesize(renderer.dataset.latents(*place)))[0]:
+        place = pool(64).places([index], 0, 0, attempt)
+        if gate.accepts(renderer.generator.synthesize(pool(64).latents(*place)))[0]:
             return attempt, *(float(value) for value in place)
     raise AssertionError(f"no attempt for {index}")
 
@@ -49,7 +53,7 @@ def attempts_of(renderer, index, gate):
 def test_each_image_is_its_first_accepted_draw():
     gate = RuleGate(low=2.5, banned=(1,))
     renderer, _ = make(gate)
-    for batch in renderer.batches(order(64), 0, 0):
+    for batch in renderer.batches(pool(64), order(64), 0, 0):
         expected = [attempts_of(renderer, int(index), gate) for index in batch.indices]
         assert batch.rejected == sum(attempts for attempts, *_ in expected)
         assert list(zip(batch.paths.tolist(), batch.positions.tolist(), strict=True)) == [e[1:] for e in expected]
@@ -61,7 +65,7 @@ def test_rejected_images_cost_no_forward_of_their_own(low, most):
     """64 images in 16 batches: every forward is full, but for the last ones of a block."""
     gate = RuleGate(low=low)
     renderer, generator = make(gate)
-    batches = list(renderer.batches(order(64), 0, 0))
+    batches = list(renderer.batches(pool(64), order(64), 0, 0))
     sizes = [len(forward) for forward in generator.forwards]
     drawn = 64 + sum(batch.rejected for batch in batches)
     assert sum(sizes) == drawn == gate.seen and (gate.rejected > 0) == (low > 0)
@@ -79,14 +83,14 @@ def test_at_most_four_batches_are_begun():
 
     renderer, generator = make(NeverTheFirst(), max_attempts=30)
     with pytest.raises(RuntimeError, match="rejected all 30 attempts for 1 of the 4 images"):
-        list(renderer.batches(order(64), 0, 0))
+        list(renderer.batches(pool(64), order(64), 0, 0))
     sizes = [len(forward) for forward in generator.forwards]
     assert len(sizes) == 30 and sum(size - 1 for size in sizes) == 4 * BATCH - 1 and sizes[-20:] == [1] * 20
 
 
 def test_blocks_do_not_share_forwards():
-    renderer, generator = make(RuleGate(low=2.5), images=200)
-    batches = list(renderer.batches(order(200), 0, 0))
+    renderer, generator = make(RuleGate(low=2.5))
+    batches = list(renderer.batches(pool(200), order(200), 0, 0))
     assert [batch.indices.tolist() for batch in batches] == [list(part) for part in order(200)]
     sizes = torch.tensor([len(forward) for forward in generator.forwards]).cumsum(0)
     for block in (16, 32, 48):
@@ -96,16 +100,16 @@ def test_blocks_do_not_share_forwards():
 
 @pytest.mark.parametrize("first, rendered_from", [(0, 0), (1, 0), (15, 0), (16, 16), (31, 16), (50, 48)])
 def test_a_later_start_renders_its_block_again(first, rendered_from):
-    whole, _ = make(RuleGate(low=2.5), images=200)
-    renderer, generator = make(RuleGate(low=2.5), images=200)
-    rest = list(renderer.batches(order(200), 0, 0, first))
-    expected = list(whole.batches(order(200), 0, 0))[first:]
+    whole, _ = make(RuleGate(low=2.5))
+    renderer, generator = make(RuleGate(low=2.5))
+    rest = list(renderer.batches(pool(200), order(200), 0, 0, first))
+    expected = list(whole.batches(pool(200), order(200), 0, 0))[first:]
     assert len(rest) == 50 - first == len(expected)
     for one, other in zip(rest, expected, strict=True):
         assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(one, other, strict=True))
     if rest:
-        paths, positions = renderer.dataset.places(list(order(200)[rendered_from]), 0)
-        assert torch.equal(generator.forwards[0], renderer.dataset.latents(paths, positions)[:, :2])
+        paths, positions = pool(200).places(list(order(200)[rendered_from]), 0)
+        assert torch.equal(generator.forwards[0], pool(200).latents(paths, positions)[:, :2])
 
 
 @pytest.mark.parametrize("broken", [1, 2, 4])
@@ -121,11 +125,10 @@ def test_broken_image_fails_its_own_batch_and_is_never_judged(broken):
     renderer, generator = make(Watching(low=1.5), generator=Notes(broken=(broken,)))
     made = []
     with pytest.raises(RuntimeError, match="NaN or infinite"):
-        for batch in renderer.batches(order(64), 0, 0):
+        for batch in renderer.batches(pool(64), order(64), 0, 0):
             made.append(batch)
-    reference, _ = make(RuleGate(low=1.5))
     path, position = (generator.forwards[broken - 1][-1] * 10).tolist()
-    draws = [[reference.dataset.places(indices, 0, 0, attempt) for attempt in range(8)] for indices in order(64)]
+    draws = [[pool(64).places(indices, 0, 0, attempt) for attempt in range(8)] for indices in order(64)]
     near = [
         [(paths - path).abs() + (positions - position).abs() < 1e-4 for paths, positions in attempts]
         for attempts in draws
@@ -139,4 +142,4 @@ def test_all_images_of_a_forward_broken():
     generator.scale.data.fill_(float("inf"))
     renderer, _ = make(RuleGate(), generator=generator)
     with pytest.raises(RuntimeError, match="NaN or infinite"):
-        next(renderer.batches(order(8), 0, 0))
+        next(renderer.batches(pool(64), order(8), 0, 0))
