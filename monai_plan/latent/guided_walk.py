@@ -81,7 +81,8 @@ def walk_guided(
             controls = _descend(problem, problem.loss, problem.start, *limits).log("guided")
             if settings.refinements:
                 true = WalkProblem(in_images, settings.points_per_chunk, *arguments, factors=problem.factors)
-                controls = _refine(true, problem, controls, settings.refinements, settings.tolerance, settings.progress)
+                limits = (settings.refinements, settings.tolerance, settings.progress)
+                controls = _refine(true, problem, controls, *limits).log("refined in image space")
     inner = problem.curve(controls)[:, 1:-1]
     line[:, 1:-1] = inner.to(line.device)
     return line
