@@ -91,6 +91,12 @@ class Setting:
         verdicts = [self.judge(*part) for part in parts]
         return torch.cat([accepted & agreed for accepted, agreed in verdicts])
 
+    def usual_distance(self, likeness: PrivacyGate) -> float:
+        """The distance that 95 % of the generator's images fall short of: they are all pushed."""
+        latents = random_anchors(self.steering.generator, 256, seed=self.options.seed + 5).latents
+        parts = self.render(latents).split(DRAWN_AT_ONCE)
+        return float(torch.cat([likeness.distances(part).cpu() for part in parts]).quantile(0.95))
+
     def measure(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
         """Distances, KID and classifiers of a set of images."""
         nearest = nearest_distances(images, self.real["training"].images, self.features)
@@ -186,7 +192,10 @@ def rows_of(setting: Setting) -> dict[str, Callable[[], tuple[torch.Tensor, torc
     sides = {"walk": setting.steering}
     if options.likeness_file:
         likeness = PrivacyGate.load(options.likeness_file).to(setting.device)
-        sides["open-set"] = open_set_steering(setting.steering.generator, likeness, setting.steering.label_network)
+        sides["open-set"] = open_set_steering(
+            *(setting.steering.generator, likeness, setting.steering.label_network),
+            distance=setting.usual_distance(likeness),
+        )
     for name, steering in sides.items():
         fitted = fit_guide(steering, options.guide_latents, options.guide_iterations, seed=options.seed, steps=steps)
         setting.options.guides[name] = fitted.record()
@@ -223,9 +232,10 @@ def main() -> None:
     parser.add_argument("--guide_iterations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4], help="classifiers of a row")
-    parser.add_argument("--rows", nargs="*", default=[], help="only the rows whose names begin so")
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, help="of the identity term")
+    parser.add_argument("--rows", nargs="*", default=[], help="only these rows, e.g. line 'walk 1'")
     options = parser.parse_args()
-    options.shares, options.weights, options.guides = SHARES, WEIGHTS, {}
+    options.shares, options.guides = SHARES, {}
     if options.quick:
         options.images, options.pairs, options.steps, options.epochs, options.seeds = 256, 8, 34, 2, [0]
         options.guide_latents, options.guide_iterations, options.shares, options.weights = 512, 200, (1.0,), (1.0,)
@@ -238,7 +248,7 @@ def main() -> None:
     )
     record: dict[str, Any] = {}
     for name, make in rows_of(setting).items():
-        if options.rows and not any(name.startswith(begin) for begin in options.rows):
+        if options.rows and name not in options.rows:
             continue
         images, labels, accepted = make()
         row = {"accepted": accepted, **setting.measure(images, labels)}

@@ -36,18 +36,29 @@ class OpenSetIdentity:
 
 
 def open_set_steering(
-    generator: StyleGenerator, likeness: PrivacyGate, label_network: nn.Module, nearest: int = 3
+    generator: StyleGenerator,
+    likeness: PrivacyGate,
+    label_network: nn.Module,
+    nearest: int = 3,
+    distance: float | None = None,
 ) -> WalkSteering:
     """Steer by likeness to the nearest patients; a new patient adds rows to the gallery and nothing is trained again.
 
     Args:
         generator: what renders the points.
-        likeness: embedder, gallery and threshold in the shape of a gate: the limit is its threshold. It must be trained
-            apart from the gate that judges the walk, because what steers must not certify; a ``false_rejection`` of
-            0.5 at its calibration makes the term push whatever is nearer than half of the held-out patients are.
+        likeness: embedder and gallery in the shape of a gate. It must be trained apart from the gate that judges the
+            walk, because what steers must not certify.
         label_network: images -> logits [B, classes].
         nearest: gallery rows that count for an image, at most all.
+        distance: of unit embeddings, up to which an image is pushed away, 0 < distance <= 2; ``None`` takes the
+            threshold of ``likeness``, beyond which most of a generator's images lie as they are.
+
+    Raises:
+        ValueError: ``distance`` is out of range.
     """
+    distance = likeness.threshold if distance is None else distance
+    if not 0 < distance <= 2:
+        raise ValueError(f"distances of unit embeddings lie in 0 .. 2, got {distance}")
     gallery = likeness.gallery
-    loss = OpenSetIdentity(gallery, 1 - likeness.threshold**2 / 2, min(nearest, len(gallery)))
+    loss = OpenSetIdentity(gallery, 1 - distance**2 / 2, min(nearest, len(gallery)))
     return WalkSteering(generator, likeness.embedder, label_network, loss)

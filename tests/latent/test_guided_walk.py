@@ -153,7 +153,7 @@ def test_ends_are_kept_paths_do_not_mix_and_networks_are_left_as_found():
 def test_a_path_that_gains_nothing_more_stops(caplog):
     with caplog.at_level(logging.INFO):
         walk_guided(make_pairs(), 9, make_steering(), iterations=100000, progress=False)
-    evaluations = float(caplog.messages[-1].split("; ")[1].split()[0])
+    evaluations = float(caplog.messages[-1].split("; ")[-1].split()[0])
     assert 4 <= evaluations < 300
 
 
@@ -179,3 +179,18 @@ def test_refuses_broken_networks_and_few_points():
         steering.generator.weight.fill_(float("nan"))
     with pytest.raises(RuntimeError, match="not finite"):
         walk_guided(make_pairs(), 9, steering, progress=False)
+
+
+def test_refinement_needs_few_images_and_mends_a_poor_guide():
+    pairs, steering = make_pairs(8, scale=1.5), make_steering()
+    settings = {"balance": "published", "control_points": 6, "tolerance": 1e-5, "progress": False}
+    few = 0.5 * torch.randn(60, 6, generator=torch.Generator().manual_seed(3))
+    guide = train_guide(ask_networks(few, steering), steering, iterations=200, progress=False)
+    direct = walk_guided(pairs, 14, steering, iterations=400, **settings)
+    guided = walk_guided(pairs, 14, steering, guide, **settings)
+    refined = walk_guided(pairs, 14, steering, guide, refinements=15, **settings)
+    plain = walk_guided(pairs, 14, steering, iterations=15, **settings)
+    best, poor, mended, early = (published_loss(p, pairs.labels, steering) for p in (direct, guided, refined, plain))
+    assert poor.mean() > 1.1 * best.mean()  # or there is nothing to mend
+    assert (mended <= poor + 1e-4).all() and mended.mean() < best.mean() + 0.25 * (poor - best).mean()
+    assert mended.mean() < early.mean()
