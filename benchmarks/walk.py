@@ -233,7 +233,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             rounds=options.guide_rounds,
             steps=steps,
             seed=options.seed,
-            **settings,
+            progress=False,
+            walk_options=settings,
         )
     )
 

@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,15 @@ TINY_STAGE = {
     },
     "train_identity": {"identity#epochs": 1},
     "train_gate": {"embedder#epochs": 1},
-    "walk": {"walk#anchors_per_class": 4, "walk#pairs_per_class": 2, "walk#steps": 8, "walk#iterations": 2},
+    "walk": {
+        "walk#anchors_per_class": 4,
+        "walk#pairs_per_class": 2,
+        "walk#steps": 8,
+        "walk#iterations": 2,
+        "walk#guide_latents": 8,
+        "walk#guide_iterations": 2,
+        "walk#guide_rounds": 1,
+    },
 }
 """For a single one."""
 
@@ -130,14 +138,8 @@ def tiny_models(tmp_path_factory) -> Path:
     with torch.no_grad():
         plan.latent.PrivacyGate(embedder, embedder.eval()(gallery), threshold=1e-4).save(folder / "gate.safetensors")
     for name in ("line", "walk"):
-        kind, points = ("linear", "walk#linear") if name == "line" else ("private", "walk#private")
-        plan.latent.verify_walks(
-            parser.get_parsed_content(points),
-            parser.get_parsed_content("walk#pairs").labels,
-            parser.get_parsed_content("generator"),
-            parser.get_parsed_content("gate"),
-            kind=kind,
-        ).save(parser.get_parsed_content(f"{name}_file"))
+        linear = parser.get_parsed_content("walk#line_planner")()
+        replace(linear, kind="linear" if name == "line" else "private").save(parser.get_parsed_content(f"{name}_file"))
     return folder
 
 

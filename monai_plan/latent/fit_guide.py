@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def fit_guide(
     batch_size: int = 64,
     amp_dtype: torch.dtype | None = None,
     progress: bool = True,
-    **options: Any,
+    walk_options: Mapping[str, Any] | None = None,
 ) -> FittedGuide:
     """Train a guide and correct it where its walks lead.
 
@@ -80,7 +81,7 @@ def fit_guide(
         batch_size: images at once.
         amp_dtype: ``torch.bfloat16`` answers under autocast.
         progress: show progress bars where tqdm is installed.
-        options: of :func:`~monai_plan.latent.walk_guided`: those with which the guide will be used.
+        walk_options: arguments of :func:`~monai_plan.latent.walk_guided`: those with which the guide will be used.
 
     Returns:
         The guide and its reports.
@@ -97,7 +98,9 @@ def fit_guide(
         # each round's walks are new to the guide: it is judged along them before it learns from them
         budget = iterations if number == 0 else max(1, iterations // 2)
         guide = train_guide(answers, steering, guide, iterations=budget, seed=seed + number, progress=progress)
-        along = _answers_along(guide, steering, paths_per_class, steps, seed + number, batch_size, amp_dtype, options)
+        along = _answers_along(
+            guide, steering, paths_per_class, steps, seed + number, batch_size, amp_dtype, walk_options or {}
+        )
         reports.append(judge_guide(guide, along, steering))
         logger.info("guide after round %d of %d, along its own walks: %s", number, rounds, reports[-1])
         answers = answers + along
@@ -115,10 +118,10 @@ def _answers_along(
     seed: int,
     batch_size: int,
     amp_dtype: torch.dtype | None,
-    options: dict[str, Any],
+    walk_options: Mapping[str, Any],
 ) -> TeacherAnswers:
     anchors = random_anchors(steering.generator, 2 * paths_per_class, seed=seed + 1000)
     pairs = pair_anchors(anchors, paths_per_class, seed=seed + 1000)
-    points = walk_guided(pairs, steps, steering, guide, **{"progress": False, **options})
+    points = walk_guided(pairs, steps, steering, guide, **{**walk_options, "progress": False})
     asked = torch.linspace(1, steps - 2, min(POINTS_ASKED, steps - 2)).round().long()
     return ask_networks(points[:, asked].flatten(0, 1), steering, batch_size, amp_dtype)

@@ -42,7 +42,7 @@ def test_walk_moves_away_from_the_nearest_patients(is_guided):
     guide = None
     if is_guided:
         sizes = {"latents": 1000, "iterations": 400, "rounds": 2, "paths_per_class": 8, "steps": 12}
-        guide = fit_guide(steering, **sizes, **options).guide
+        guide = fit_guide(steering, **sizes, walk_options=options).guide
     points = walk_guided(pairs, 12, steering, guide, **options)
 
     def nearest(walks):

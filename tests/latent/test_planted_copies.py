@@ -70,7 +70,7 @@ def found():
     # the identity network never saw the planted ones: a guide cannot know of them
     steering = WalkSteering(generator, nn.Flatten(), Indifferent(), likeness(gallery[:2]))
     options = {"identity_weight": 1.0, "progress": False}
-    guide = fit_guide(steering, 800, 300, rounds=1, paths_per_class=4, steps=20, **options).guide
+    guide = fit_guide(steering, 800, 300, rounds=1, paths_per_class=4, steps=20, walk_options=options).guide
     points = walk_guided(pairs, 20, steering, guide, **options)
     return generator, gate, steering, pairs, points
 

@@ -52,8 +52,6 @@ class IdentityEmbedder(nn.Module):
             conv1_t_stride=2,
             num_classes=embedding_size,
         )
-        # on a CPU a third less time (its pooling and convolutions); the same values up to rounding
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] in [-1, 1] -> embeddings of unit length [B, E]."""
