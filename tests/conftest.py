@@ -53,9 +53,9 @@ TINY_STAGE = {
 """For a single one."""
 
 
-def config_files(stage: str) -> list[str]:
-    """The configs of one stage of plan_tb."""
-    names = ["train"] if stage == "train" else ["train", stage]
+def config_files(stage: str, *overlays: str) -> list[str]:
+    """The configs of one stage of plan_tb, and further ones on top."""
+    names = [*(["train"] if stage == "train" else ["train", stage]), *overlays]
     return [str(BUNDLE / "configs" / f"{name}.json") for name in names]
 
 
@@ -66,11 +66,14 @@ class StageRun:
     stage: str
     output: Path
     models: Path
+    overlays: tuple[str, ...] = ()
 
     def workflow(self, **overrides) -> ConfigWorkflow:
         """Ready to ``initialize``, ``run``, ``finalize``."""
         settings = {**self.settings(), **overrides}
-        return ConfigWorkflow(config_files(self.stage), workflow_type="train", logging_file=False, **settings)
+        return ConfigWorkflow(
+            config_files(self.stage, *self.overlays), workflow_type="train", logging_file=False, **settings
+        )
 
     def settings(self) -> dict:
         """The overrides."""
@@ -79,7 +82,7 @@ class StageRun:
 
     def command(self, **overrides) -> list[str]:
         """The same from a shell."""
-        files = config_files(self.stage)
+        files = config_files(self.stage, *self.overlays)
         words = [
             sys.executable,
             "-m",
@@ -95,12 +98,12 @@ class StageRun:
 
 @pytest.fixture
 def stage_run(tmp_path, tiny_models):
-    """A function: stage -> its run, on a copy of the tiny models."""
+    """A function: stage and overlays -> its run, on a copy of the tiny models."""
 
-    def make(stage: str) -> StageRun:
+    def make(stage: str, *overlays: str) -> StageRun:
         models = tmp_path / "models"
         shutil.copytree(tiny_models, models, dirs_exist_ok=True)
-        return StageRun(stage, tmp_path / "output", models)
+        return StageRun(stage, tmp_path / "output", models, overlays)
 
     return make
 

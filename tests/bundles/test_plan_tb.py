@@ -102,6 +102,36 @@ def test_each_stage_writes_its_file(stage_run, stage, ids):
         assert isinstance(config.parser.get_parsed_content("loaded"), torch.nn.Module)
 
 
+def test_published_walk_by_option(stage_run):
+    job = stage_run("walk")
+    planner = job.workflow(**{"walk#method": "@walk#published"}).parser.get_parsed_content("walk#planner")
+    assert planner.walk.func is plan.latent.walk_private and planner.walk.keywords["iterations"] == 2
+
+
+def test_fresh_walks_in_every_epoch(stage_run):
+    configs = {
+        stage: json.loads((BUNDLE / "configs" / f"{stage}.json").read_text()) for stage in ("train", "fresh_walks")
+    }
+    for name in ("initialize", "run", "finalize"):  # walk.json has others, so the overlay says them again
+        assert configs["fresh_walks"][name] == configs["train"][name]
+    job = stage_run("walk", "fresh_walks")
+    workflow = job.workflow(epochs=2)
+    workflow.initialize()
+    seen = []
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    dataset = workflow.parser.get_parsed_content("train#dataset")
+
+    def note(engine):
+        points = dataset.pool_of(engine.state.epoch, None).walks.points
+        seen.append(points.flatten()[0].item())
+
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, note)
+    workflow.run()
+    workflow.finalize()
+    kept = float(dataset.walks.points.flatten()[0])
+    assert len({*seen, kept}) == 3 and (job.output / "table.json").is_file()
+
+
 def test_a_killed_gan_stage_goes_on_where_it_was(stage_run):
     job = stage_run("train_gan")
     (job.models / "generator.safetensors").unlink()
