@@ -20,6 +20,7 @@ networks. Guide and walker are trained once for a generator: their seconds are r
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ from monai_plan.utils import write_json
 
 CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
 PAPER_ITERATIONS = 500
+ROUNDS = 5
 MAIN = "guided_refined"
 """The side that the ratios are of."""
 
@@ -278,9 +280,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         accepted = released["accepted_fraction"] = sides["private"]["accepted_fraction"]
         released["seconds_per_accepted_image"] /= accepted
         released["gflop_per_accepted_image"] /= accepted
-    best = sides[MAIN]
-    record["speedup_vs_released_schedule"] = released["seconds_per_accepted_image"] / best["seconds_per_accepted_image"]
-    record["accepted_fraction"] = best["accepted_fraction"]
+    record["accepted_fraction"] = sides[MAIN]["accepted_fraction"]
+    record["speedup_by_round"] = by_round(bench, walks[MAIN], released["accepted_fraction"])
+    record["speedup_vs_released_schedule"] = statistics.median(record["speedup_by_round"])
     record["times_the_floor"] = {name: side["seconds_per_accepted_image"] / floor for name, side in sides.items()}
     if part == PAPER_ITERATIONS:
         both = [
@@ -299,6 +301,19 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return record
 
 
+def by_round(bench: Bench, walk: Callable[[AnchorPairs], torch.Tensor], released_accepted: float) -> list[float]:
+    """Released schedule over ``walk`` with its check, seconds per accepted image on the same pairs, taking turns."""
+    options, ratios = bench.options, []
+    for _ in range(1 if options.quick else ROUNDS):
+        iterations = min(2, options.timed_iterations)
+        _, theirs = bench.timed(lambda n=iterations: released_schedule(bench.few, options.steps, bench.steering, n))
+        (walks,), ours = bench.timed(lambda: bench.check(walk(bench.few), bench.few, True))
+        counts = walks.meta["counts"]
+        theirs *= PAPER_ITERATIONS / iterations / (counts["inner"] * released_accepted)
+        ratios.append(theirs / (ours / max(1, counts["verified"])))
+    return ratios
+
+
 def main() -> None:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -313,9 +328,9 @@ def main() -> None:
     parser.add_argument("--released_pairs", type=int, default=4, help="pairs of them that the slow sides walk")
     parser.add_argument("--timed_iterations", type=int, default=10, help="of the released schedule")
     parser.add_argument("--untrained", type=int, default=0, help="pixels of untrained networks")
-    parser.add_argument("--refinements", type=int, default=20)
+    parser.add_argument("--refinements", type=int, default=12)
     parser.add_argument("--guide_rounds", type=int, default=3)
-    parser.add_argument("--control_points", type=int, default=12)
+    parser.add_argument("--control_points", type=int, default=10)
     parser.add_argument("--guide_latents", type=int, default=8192)
     parser.add_argument("--guide_iterations", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
