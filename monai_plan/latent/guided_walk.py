@@ -53,7 +53,7 @@ def walk_guided(
         steps: points of each path, both ends included, >= 3.
         steering: the true networks; with a guide only their ``identity_loss`` and device are used.
         guide: of :func:`~monai_plan.latent.train_guide`; ``None`` works in image space.
-        prior: keeps the points where the generator has learned to draw; ``None`` leaves the term out.
+        prior: keeps the points as likely as the generator's own latents; ``None`` leaves the term out.
         options: fields of :class:`GuidedOptions`.
 
     Returns:

@@ -37,8 +37,9 @@ class GuidedOptions:
             paper's released code (see :func:`~monai_plan.latent.walk_private`).
         identity_weight: of ``L_id``; ``None``: 1 (normalised) or 0.1 (published).
         label_weight: of ``L_class``.
-        prior_weight: of the prior's energy at a point beyond 1, its mean over the generator's own latents; with
-            ``prior`` only.
+        prior_weight: of the difference between a point's energy and 1, its mean over the generator's own latents, with
+            ``prior`` only. Beyond it lie artefacts; within it lies the middle of a straight line, the mean of many
+            images and poorer than any of them.
         control_points: inner points that are moved; a natural cubic spline runs through them. At most the path's
             inner points.
         iterations: steps at most; a path stops by itself when it gains nothing more.
@@ -56,7 +57,7 @@ class GuidedOptions:
     balance: str = "normalised"
     identity_weight: float | None = None
     label_weight: float = 1.0
-    prior_weight: float = 0.1
+    prior_weight: float = 3.0
     control_points: int = 8
     iterations: int = 200
     refinements: int = 0
@@ -179,8 +180,8 @@ class WalkProblem:
                 identity, label = self._terms(points, labels[part])
                 value = self.factors[0] * identity + self.factors[1] * label
                 if self.prior is not None:
-                    excess = (self.prior.energy(points, labels[part]) - 1).clamp_min(0)
-                    value = value + self.settings.prior_weight * excess
+                    deviation = (self.prior.energy(points, labels[part]) - 1).abs()
+                    value = value + self.settings.prior_weight * deviation
                 value = weights[part] * value
                 value.sum().backward()
             gradients[part] = torch.as_tensor(points.grad)
