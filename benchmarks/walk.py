@@ -20,6 +20,7 @@ networks. Guide and walker are trained once for a generator: their seconds are r
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -41,10 +42,10 @@ from monai_plan.latent import (
     WalkSteering,
     ask_networks,
     fit_guide,
+    fit_walk_network,
     pair_anchors,
     random_anchors,
     repair_walks,
-    train_walk_network,
     verify_walks,
     walk_amortised,
     walk_guided,
@@ -240,14 +241,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
     )
 
-    def imitate() -> Any:
-        anchors = random_anchors(steering.generator, 128, seed=options.seed + 20)
-        solved = pair_anchors(anchors, 512, seed=options.seed + 20)
-        paths = walk_guided(solved, steps, steering, fitted.guide, **settings)
-        classes = max(1, int(steering.generator.num_classes))
-        return train_walk_network(paths, solved.labels, classes, options.control_points, progress=False)
-
-    (walker,), walker_seconds = bench.timed(imitate)
+    solver = functools.partial(walk_guided, guide=fitted.guide, **settings)
+    (walker,), walker_seconds = bench.timed(
+        lambda: fit_walk_network(
+            solver, steering, steps, control_points=options.control_points, seed=options.seed, progress=False
+        )
+    )
     refined = {**settings, "refinements": options.refinements}
     walks: dict[str, Callable[[AnchorPairs], torch.Tensor]] = {
         "guided_image_space": lambda pairs: walk_guided(pairs, steps, steering, **settings),

@@ -1,6 +1,6 @@
 """Work in the latent space: anchors, walks, and the gate that every image must pass."""
 
-from .amortised import train_walk_network, walk_amortised
+from .amortised import fit_walk_network, train_walk_network, walk_amortised
 from .anchor_graph import pair_coverage, pair_neighbours
 from .anchors import AnchorPairs, AnchorSet, pair_anchors, random_anchors, require_pairs
 from .fit_guide import FittedGuide, fit_guide

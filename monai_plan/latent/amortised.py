@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from monai.networks.utils import eval_mode
 from monai.utils import optional_import
 
-from monai_plan.latent.anchors import AnchorPairs
+from monai_plan.latent.anchors import AnchorPairs, pair_anchors, random_anchors
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.spline import spline_basis, spline_offsets
 from monai_plan.latent.walks import WalkSteering, walk_linear
 from monai_plan.networks.nets import WalkNetwork
 from monai_plan.utils import generator_for
 
-__all__ = ["train_walk_network", "walk_amortised"]
+__all__ = ["fit_walk_network", "train_walk_network", "walk_amortised"]
+
+ANCHOR_SEED = 2_000_003
+"""Added to the seed: the anchors learned from are not those walked between."""
 
 trange, has_tqdm = optional_import("tqdm", name="trange")
 
@@ -73,6 +79,37 @@ def train_walk_network(
         optimizer.step()
         schedule.step()
     return network.eval()
+
+
+def fit_walk_network(
+    walk: Callable[[AnchorPairs, int, WalkSteering], torch.Tensor],
+    steering: WalkSteering,
+    steps: int,
+    paths_per_class: int = 256,
+    control_points: int = 8,
+    seed: int = 0,
+    **training: Any,
+) -> WalkNetwork:
+    """Solve walks between random anchors, and learn from them.
+
+    Args:
+        walk: the solver, e.g. ``functools.partial(walk_guided, guide=guide)``.
+        steering: its networks.
+        steps: points of the solved paths, both ends included, >= 3.
+        paths_per_class: of them.
+        control_points: of the proposals, at most steps - 2.
+        seed: of anchors, pairs, weights and batches.
+        training: further arguments of :func:`train_walk_network`.
+
+    Raises:
+        ValueError: a count is too small.
+    """
+    generator = steering.generator
+    anchors = random_anchors(generator, max(8, paths_per_class // 4), seed=seed + ANCHOR_SEED)
+    pairs = pair_anchors(anchors, paths_per_class, seed=seed)
+    points = walk(pairs, steps, steering)
+    count = min(control_points, steps - 2)
+    return train_walk_network(points, pairs.labels, max(1, int(generator.num_classes)), count, seed=seed, **training)
 
 
 def walk_amortised(pairs: AnchorPairs, steps: int, steering: WalkSteering | None, network: WalkNetwork) -> torch.Tensor:

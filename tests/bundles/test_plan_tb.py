@@ -102,10 +102,15 @@ def test_each_stage_writes_its_file(stage_run, stage, ids):
         assert isinstance(config.parser.get_parsed_content("loaded"), torch.nn.Module)
 
 
-def test_published_walk_by_option(stage_run):
+@pytest.mark.parametrize("method", ["published", "amortised"])
+def test_other_walks_by_option(stage_run, method):
     job = stage_run("walk")
-    planner = job.workflow(**{"walk#method": "@walk#published"}).parser.get_parsed_content("walk#planner")
-    assert planner.walk.func is plan.latent.walk_private and planner.walk.keywords["iterations"] == 2
+    workflow = job.workflow(**{"walk#method": f"@walk#{method}"})
+    planner = workflow.parser.get_parsed_content("walk#planner")
+    assert planner.walk.func is {"published": plan.latent.walk_private, "amortised": plan.latent.walk_amortised}[method]
+    run(workflow)
+    walks = plan.latent.WalkSet.load(job.models / "walks_private.safetensors")
+    assert walks.meta["counts"]["inner"] == 4 * 6 and walks.meta["coverage"]
 
 
 def test_fresh_walks_in_every_epoch(stage_run):

@@ -2,9 +2,19 @@
 
 import pytest
 import torch
+from fakes import FakeGenerator
 from scipy.interpolate import CubicSpline
 
-from monai_plan.latent import AnchorPairs, train_walk_network, walk_amortised, walk_linear
+from monai_plan.latent import (
+    AnchorPairs,
+    WalkSteering,
+    fit_walk_network,
+    pair_anchors,
+    random_anchors,
+    train_walk_network,
+    walk_amortised,
+    walk_linear,
+)
 from monai_plan.latent.spline import spline_basis, spline_offsets
 from monai_plan.networks.nets import WalkNetwork
 
@@ -78,3 +88,18 @@ def test_refuses():
         train_walk_network(bent(pairs, 9), pairs.labels, 2, control_points=4, iterations=0)
     with pytest.raises(ValueError, match="at least 1"):
         WalkNetwork(4, 0)
+
+
+def test_solves_then_learns():
+    steering = WalkSteering(FakeGenerator(), None, None)
+    seen = []
+
+    def solver(pairs, steps, given):
+        seen.append((len(pairs), steps, given))
+        return bent(pairs, steps)
+
+    network = fit_walk_network(solver, steering, 20, 200, control_points=4, seed=2, iterations=300, progress=False)
+    assert seen == [(400, 20, steering)] and network.config["control_points"] == 4
+    pairs = pair_anchors(random_anchors(steering.generator, 20, seed=2), 20, seed=2)
+    proposed, wanted, line = walk_amortised(pairs, 20, steering, network), bent(pairs, 20), walk_linear(pairs, 20)
+    assert (proposed - wanted).square().mean() < 0.3 * (line - wanted).square().mean()
