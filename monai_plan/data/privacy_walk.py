@@ -245,13 +245,15 @@ class PrivacyWalkSampler(DataLoader):
         pool = self._pools.of(epoch)
         if self.prefetch:
             self._pools.begin(epoch + 1)
+        if self.gate is None:  # a checkpoint may have been loaded into it meanwhile
+            pool.require_verified(self.renderer.generator)
         unverified = sorted(set(pool.unverified_classes) - self._warned)
         if unverified and self.gate is not None:
             self._warned.update(unverified)
             logger.warning(
-                "class(es) %s have no two neighbouring verified points, so their images are drawn from anywhere "
-                "between inner points: the gate judges each, but nobody judged their class. Verify the walks with a "
-                "label network (monai_plan.latent.verification.verify_walks), or walk more pairs of these classes",
+                "the walks of class(es) %s were never verified, so their images are drawn from anywhere between inner "
+                "points: the gate judges each, but nobody judged their class. Verify the walks with a label network "
+                "(monai_plan.latent.verification.verify_walks)",
                 unverified,
             )
         return pool

@@ -22,8 +22,8 @@ class WalkPool:
 
     Where a gate judges each image, a place lies anywhere between two neighbouring inner points that are both verified:
     the gate says nothing of an image's class, and whether the label network agreed with it is known at the points only.
-    All such segments of a path count equally; a path that has none is not drawn. A class without any is drawn from all
-    its inner segments (``unverified_classes``): its walks may never have been verified.
+    All such segments of a path count equally; a path that has none is not drawn. A class without any is drawn from its
+    verified points alone; one of walks that nobody ever verified, from all inner segments (``unverified_classes``).
 
     Args:
         walks: at least one path.
@@ -34,7 +34,10 @@ class WalkPool:
     Attributes:
         walks: on the CPU, without gradients.
         seed: of all draws.
-        unverified_classes: labels of the classes in which no two neighbouring points are verified.
+        unverified_classes: labels of the classes that nobody has verified.
+
+    Raises:
+        ValueError: the walks were verified, and a class has no verified point.
     """
 
     def __init__(self, walks: WalkSet, images_per_epoch: int, seed: int, balance: bool = True) -> None:
@@ -129,7 +132,7 @@ class WalkPool:
             paths = torch.where(attempts > 0, others, paths)
         along = self._segments.lengths[paths] * uniform_at(self.seed, "place", indices, epoch, turn, attempts)
         low = 1 + self._segments.at(paths, along.long())
-        return paths, low + (self._next(low) - low) * along.frac()
+        return paths, low + (self._next(low) - low) * along.frac() * self._has_length[paths]
 
     def latents(self, paths: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Latents float32 [B, D] of :meth:`places`: linear between neighbouring inner points."""
@@ -142,16 +145,31 @@ class WalkPool:
         return (points + 1).clamp(max=self.walks.points.shape[1] - 2)
 
     def _usable_segments(self) -> torch.Tensor:
-        """Whether places may lie between inner points s + 1 and s + 2: bool [P, S].
+        """Whether places may lie between inner points s + 1 and s + 2, or at s + 1 alone: bool [P, T - 2].
 
-        S is T - 3; a path of three points counts its only inner point as a segment without length.
+        A path of three points counts its only inner point as a segment without length, and so does a class that has
+        verified points but no two neighbouring ones.
         """
-        low = torch.arange(1, max(self.walks.points.shape[1] - 2, 2))
-        segments = self.walks.verified[:, low] & self.walks.verified[:, self._next(low)]
-        judged = self._class_of[segments.any(dim=1)].unique()
-        unjudged = ~torch.isin(self._class_of, judged)
-        self.unverified_classes: list[int] = self.walks.labels[unjudged].unique().tolist()
-        return segments | unjudged.unsqueeze(1)
+        low = torch.arange(1, self.walks.points.shape[1] - 1)
+        points = self.walks.verified[:, low]
+        between = points & self.walks.verified[:, self._next(low)]
+        is_segment = low < max(self.walks.points.shape[1] - 2, 2)
+        between &= is_segment
+
+        def lacks(found: torch.Tensor) -> torch.Tensor:
+            return ~torch.isin(self._class_of, self._class_of[found.any(dim=1)].unique())
+
+        isolated, bare = lacks(between), lacks(points)
+        if bare.any() and "counts" in self.walks.meta:
+            raise ValueError(
+                f"class(es) {self.walks.labels[bare].unique().tolist()} of these walks (kind '{self.walks.kind}') have "
+                "no verified point: gate or label network refused them all. Walk more pairs of these classes, or see "
+                "how the label network does on the generator's images"
+            )
+        self.unverified_classes: list[int] = self.walks.labels[bare].unique().tolist()
+        self._has_length = (~isolated | bare).double()
+        segments = torch.where(isolated.unsqueeze(1), points, between)
+        return segments | (bare.unsqueeze(1) & is_segment)
 
 
 class _Lists:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from monai_plan.latent.guide import GuideReport, TeacherAnswers, ask_networks, g
 from monai_plan.latent.guided_walk import walk_guided
 from monai_plan.latent.walks import WalkSteering
 from monai_plan.networks.nets import LatentGuide
+from monai_plan.utils import generator_for
 
 __all__ = ["FittedGuide", "fit_guide"]
 
@@ -41,6 +43,11 @@ class FittedGuide:
     anywhere: GuideReport
     along_walks: GuideReport
     first_along_walks: GuideReport
+
+    def save(self, path: str | os.PathLike) -> LatentGuide:
+        """Write the guide; gives it back."""
+        self.guide.save(path)
+        return self.guide
 
     def record(self) -> dict[str, Any]:
         """The reports as plain values."""
@@ -91,21 +98,26 @@ def fit_guide(
     """
     if rounds < 0 or latents < 2:
         raise ValueError(f"rounds must be >= 0 and latents >= 2, got {rounds} and {latents}")
+
+    def keyed(purpose: str, number: int) -> int:
+        return generator_for(seed, f"guide: {purpose}", number).initial_seed()
+
     answers = ask_networks(guide_latents(steering.generator, latents, seed), steering, batch_size, amp_dtype)
     guide: LatentGuide | None = None
     reports = []
     for number in range(rounds + 1):
         # each round's walks are new to the guide: it is judged along them before it learns from them
         budget = iterations if number == 0 else max(1, iterations // 2)
-        guide = train_guide(answers, steering, guide, iterations=budget, seed=seed + number, progress=progress)
-        along = _answers_along(
-            guide, steering, paths_per_class, steps, seed + number, batch_size, amp_dtype, walk_options or {}
+        guide = train_guide(
+            answers, steering, guide, iterations=budget, seed=keyed("training", number), progress=progress
         )
+        settings = (paths_per_class, steps, keyed("walks", number), batch_size, amp_dtype, walk_options or {})
+        along = _answers_along(guide, steering, *settings)
         reports.append(judge_guide(guide, along, steering))
         logger.info("guide after round %d of %d, along its own walks: %s", number, rounds, reports[-1])
         answers = answers + along
     assert guide is not None
-    unseen = guide_latents(steering.generator, UNSEEN, seed + 1 + rounds)
+    unseen = guide_latents(steering.generator, UNSEEN, keyed("unseen", 0))
     anywhere = judge_guide(guide, ask_networks(unseen, steering, batch_size, amp_dtype), steering)
     return FittedGuide(guide, anywhere, reports[-1], reports[0])
 
@@ -120,8 +132,8 @@ def _answers_along(
     amp_dtype: torch.dtype | None,
     walk_options: Mapping[str, Any],
 ) -> TeacherAnswers:
-    anchors = random_anchors(steering.generator, 2 * paths_per_class, seed=seed + 1000)
-    pairs = pair_anchors(anchors, paths_per_class, seed=seed + 1000)
+    anchors = random_anchors(steering.generator, 2 * paths_per_class, seed)
+    pairs = pair_anchors(anchors, paths_per_class, seed)
     points = walk_guided(pairs, steps, steering, guide, **{**walk_options, "progress": False})
     asked = torch.linspace(1, steps - 2, min(POINTS_ASKED, steps - 2)).round().long()
     return ask_networks(points[:, asked].flatten(0, 1), steering, batch_size, amp_dtype)

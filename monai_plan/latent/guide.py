@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from monai.networks.utils import eval_mode
 from monai.utils import optional_import
+from scipy.stats import rankdata
 
 from monai_plan.latent.frozen import device_of, frozen
 from monai_plan.latent.walks import WalkSteering, image_outputs, split_batches
@@ -54,7 +55,7 @@ class GuideReport:
 
     Attributes:
         count: latents.
-        identity_correlation: Spearman's rank correlation of ``L_id``.
+        identity_correlation: Spearman's rank correlation of ``L_id``; NaN where it is constant.
         identity_error: mean absolute error of ``L_id``, in nats (or the open-set loss's unit).
         identity_mean: mean of the true ``L_id``, to compare the error with.
         identity_bias: mean of the guide's ``L_id`` less the true mean: > 0 errs on the safe side.
@@ -191,5 +192,6 @@ def judge_guide(guide: LatentGuide, answers: TeacherAnswers, steering: WalkSteer
 
 
 def _rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    ranks = torch.stack([value.argsort().argsort().double() for value in (a, b)])
+    """Spearman's, ties at their average rank; NaN where one of them is constant."""
+    ranks = torch.stack([torch.as_tensor(rankdata(value.cpu().numpy())) for value in (a, b)])
     return float(torch.corrcoef(ranks)[0, 1])

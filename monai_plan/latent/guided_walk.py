@@ -25,7 +25,9 @@ GUIDED_AT_ONCE = 2**14
 SURROGATE_STEPS = 30
 """Guided steps for each one in image space."""
 PATIENCE = 3
-"""A path stops after so many steps that gain little."""
+"""A path stops after so many steps in a row that gain little,"""
+FAILURES = 8
+"""or so many that gain nothing: each was 0.4 times as long as the one before."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 """Control points [A, K, D] and the paths' numbers [A] -> loss [A] and the gradient of all but the springs [A, K, D]."""
@@ -51,7 +53,7 @@ def walk_guided(
     Args:
         pairs: the ends, kept as they are.
         steps: points of each path, both ends included, >= 3.
-        steering: the true networks; with a guide only their ``identity_loss`` and device are used.
+        steering: the true networks; with a guide they are asked in refinements only.
         guide: of :func:`~monai_plan.latent.train_guide`; ``None`` works in image space.
         prior: keeps the points as likely as the generator's own latents; ``None`` leaves the term out.
         options: fields of :class:`GuidedOptions`.
@@ -97,7 +99,7 @@ class _Search:
         self.values, self.gradients = loss(self.best, self.active)
         _require_finite(self.values)
         self.first, self.evaluations = float(self.values.mean()), len(start)
-        self.idle = torch.zeros_like(self.active)
+        self.idle, self.failed = torch.zeros_like(self.active), torch.zeros_like(self.active)
 
     def log(self, name: str) -> torch.Tensor:
         """Say what the search did; gives the control points."""
@@ -116,13 +118,14 @@ class _Search:
         active, before = self.active, self.values[self.active]
         better = values < before
         gained, little = active[better], before - values < self.tolerance * before.abs()
-        self.idle[active] = torch.where(better & ~little, 0, self.idle[active] + 1)
+        self.failed[active] = torch.where(better, 0, self.failed[active] + 1)
+        self.idle[active] = torch.where(better & ~little, 0, self.idle[active] + (better & little).long())
         self.best[gained], self.gradients[gained], self.values[gained] = (
             tried[better],
             gradients[better],
             values[better],
         )
-        self.active = active[self.idle[active] < PATIENCE]
+        self.active = active[(self.idle[active] < PATIENCE) & (self.failed[active] < FAILURES)]
         return better
 
 
@@ -153,31 +156,34 @@ def _refine(
     (Alexandrov et al., Structural Optimization 15, 1998). What the hold is worth adapts to each path.
     """
     search = _Search(start, problem.loss, tolerance)
-    slopes = guided.loss(search.best, search.active)[1]
-    hold = (search.gradients - slopes).norm(dim=2).amax(dim=1).clamp_min(1e-12) / (0.5 * problem.reach)
+    hold = _lean(guided, search).norm(dim=2).amax(dim=1).clamp_min(1e-12) / (0.5 * problem.reach)
     for _ in trange(iterations, desc="refine", unit="it") if progress and has_tqdm else range(iterations):
-        paths, centre = search.active, search.best.clone()
-        lean, stiffness = search.gradients - slopes, hold.view(-1, 1, 1)
-
-        def surrogate(
-            controls: torch.Tensor,
-            rows: torch.Tensor,
-            centre: torch.Tensor = centre,
-            lean: torch.Tensor = lean,
-            stiffness: torch.Tensor = stiffness,
-        ) -> tuple[torch.Tensor, torch.Tensor]:
-            values, gradients = guided.loss(controls, rows)
-            move = controls - centre[rows]
-            extra = lean[rows] * move + 0.5 * stiffness[rows] * move.square()
-            return values + extra.sum(dim=(1, 2)), gradients + lean[rows] + stiffness[rows] * move
-
-        tried = _descend(guided, surrogate, centre, SURROGATE_STEPS, tolerance).best[paths]
+        paths = search.active
+        surrogate = _corrected(guided, search.best.clone(), _lean(guided, search), hold)
+        tried = _descend(guided, surrogate, search.best, SURROGATE_STEPS, tolerance).best[paths]
         better = search.consider(tried)
         hold[paths] *= torch.where(better, 0.6, 2.0)
-        slopes = guided.loss(search.best, torch.arange(len(slopes), device=slopes.device))[1]
         if not len(search.active):
             break
     return search
+
+
+def _lean(guided: WalkProblem, search: _Search) -> torch.Tensor:
+    """What the guide's gradient lacks at the best control points, [P, K, D]."""
+    everywhere = torch.arange(len(search.best), device=search.best.device)
+    return search.gradients - guided.loss(search.best, everywhere)[1]
+
+
+def _corrected(guided: WalkProblem, centre: torch.Tensor, lean: torch.Tensor, hold: torch.Tensor) -> Loss:
+    """The guide's loss plus ``lean`` times the move from ``centre`` and ``hold / 2`` times its square."""
+
+    def surrogate(controls: torch.Tensor, paths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, gradients = guided.loss(controls, paths)
+        move, pull = controls - centre[paths], hold[paths].view(-1, 1, 1)
+        extra = lean[paths] * move + 0.5 * pull * move.square()
+        return values + extra.sum(dim=(1, 2)), gradients + lean[paths] + pull * move
+
+    return surrogate
 
 
 def _require_finite(values: torch.Tensor) -> None:

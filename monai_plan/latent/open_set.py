@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from monai_plan.latent.frozen import device_of
 from monai_plan.latent.gate import PrivacyGate
 from monai_plan.latent.walks import WalkSteering
 from monai_plan.losses.walk import identity_hinge
@@ -45,7 +46,7 @@ def open_set_steering(
     """Steer by likeness to the nearest patients; a new patient adds rows to the gallery and nothing is trained again.
 
     Args:
-        generator: what renders the points.
+        generator: what renders the points; the rest is moved to its device.
         likeness: embedder and gallery in the shape of a gate. It must be trained apart from the gate that judges the
             walk, because what steers must not certify.
         label_network: images -> logits [B, classes].
@@ -59,6 +60,7 @@ def open_set_steering(
     distance = likeness.threshold if distance is None else distance
     if not 0 < distance <= 2:
         raise ValueError(f"distances of unit embeddings lie in 0 .. 2, got {distance}")
+    likeness = likeness.to(device_of(generator))
     gallery = likeness.gallery
     loss = OpenSetIdentity(gallery, 1 - distance**2 / 2, min(nearest, len(gallery)))
     return WalkSteering(generator, likeness.embedder, label_network, loss)

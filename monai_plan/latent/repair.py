@@ -10,7 +10,7 @@ from torch import nn
 
 from monai_plan.latent.frozen import device_of, frozen
 from monai_plan.latent.gate import PrivacyGate
-from monai_plan.latent.verification import Judge
+from monai_plan.latent.verification import Judge, require_independent
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.latent.walks import WalkSteering, image_outputs, split_batches
 from monai_plan.losses.walk import label_agreement
@@ -53,10 +53,11 @@ def repair_walks(
         that now pass.
 
     Raises:
-        ValueError: ``attempts`` < 1, ``step`` <= 0, or another generator verified the walks.
+        ValueError: ``attempts`` < 1, ``step`` <= 0, another generator verified the walks, or the gate steers, too.
     """
     if attempts < 1 or step <= 0:
         raise ValueError(f"attempts must be >= 1 and step > 0, got {attempts} and {step}")
+    require_independent(steering, gate)
     judge = Judge(steering.generator, gate, label_network)
     judge.require_same_generator(walks)
     device = device_of(steering.generator)

@@ -13,10 +13,11 @@ from torch import nn
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.gate import PrivacyGate
 from monai_plan.latent.walk_set import WalkSet
+from monai_plan.latent.walks import WalkSteering
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.utils import weights_digest
 
-__all__ = ["Judge", "verify_walks"]
+__all__ = ["Judge", "require_independent", "verify_walks"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ class Judge:
         Raises:
             ValueError: an image is not finite, or a label is out of the label network's range.
         """
-        with eval_mode(self.generator, *([] if self.label_network is None else [self.label_network])):
+        networks = [self.generator, *([] if self.label_network is None else [self.label_network])]
+        with torch.autocast(self.device.type, enabled=False), eval_mode(*networks):
             images = self.generator.synthesize(latents.to(self.device), noise="const").float()
             if not torch.isfinite(images).all():
                 raise ValueError("the generator made an image with NaN or infinite values; its weights may be damaged")
@@ -70,6 +72,24 @@ class Judge:
                 "the walks were verified with another generator (or never); a verdict holds for the images of one "
                 "generator only. Run verify_walks with this one first"
             )
+
+
+def require_independent(steering: WalkSteering, gate: PrivacyGate) -> None:
+    """Refuse a gate that steers: following its gradient finds what it overlooks.
+
+    Raises:
+        ValueError: the gate's embedder is the identity network, or has its weights.
+    """
+    embedder, identity = getattr(gate, "embedder", None), steering.identity_network
+    if embedder is None or not any(True for _ in embedder.parameters()):
+        same = embedder is not None and embedder is identity
+    else:
+        same = weights_digest(embedder) == weights_digest(identity)
+    if same:
+        raise ValueError(
+            "the gate's network also steers the walk, so its verdict would be worth nothing. Train a second one for "
+            "the steering: the stage train_gate with another seed and gate_file"
+        )
 
 
 def verify_walks(
@@ -99,8 +119,8 @@ def verify_walks(
 
     Returns:
         The walks on the CPU. ``meta["counts"]`` has ``inner``, ``gate_rejected``, ``class_rejected`` (accepted by the
-        gate, but of another class) and ``verified``; they add up. ``meta["generator"]`` is the digest of the weights
-        that were looked at: a verdict holds for no other generator.
+        gate, but of another class) and ``verified``; they add up until points are repaired.
+        ``meta["generator"]`` is the digest of the weights that were looked at: a verdict holds for no other generator.
 
     Raises:
         ValueError: a shape is wrong or a point is not finite; a label is out of the label network's range.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,21 +15,23 @@ from monai_plan.latent.anchor_graph import pair_coverage, pair_neighbours
 from monai_plan.latent.anchors import AnchorPairs, AnchorSet, pair_anchors, random_anchors, require_pairs
 from monai_plan.latent.gate import PrivacyGate
 from monai_plan.latent.repair import repair_walks
-from monai_plan.latent.verification import verify_walks
+from monai_plan.latent.verification import require_independent, verify_walks
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.latent.walks import WalkSteering
+from monai_plan.utils import generator_for
 
 __all__ = ["WalkPlanner"]
 
 PAIRINGS = ("random", "neighbours")
-NEXT_EPOCH = 1_000_003
-"""Between the seeds of two epochs' pairs and anchors."""
+NEIGHBOURS = 10
+"""Edges from each anchor, see :func:`~monai_plan.latent.pair_neighbours`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WalkPlanner:
     """Plans a set of walks; the same epoch gives the same walks, another one others.
 
+    All its networks are put into evaluation mode and frozen for good; plans of several threads wait for each other.
     Give it to a :class:`~monai_plan.data.PrivacyWalkDataset` to have fresh walks in every epoch, or save
     ``planner().save(path)`` and keep them.
 
@@ -43,7 +47,8 @@ class WalkPlanner:
         pairing: "random", or "neighbours": on a nearest-neighbour graph of the anchors.
         risk: of an edge of that graph, see :func:`~monai_plan.latent.pair_neighbours`.
         label_network: images -> logits; points whose most likely class is not the walk's are not verified. ``None``
-            leaves the class unchecked.
+            leaves the class unchecked. The network that steered may be given: its verdict on the class is then that
+            of a party, which costs usefulness if it is wrong, but no privacy.
         repair_attempts: steps that a failing point may take in image space; 0 drops it at once.
         kind: kept in the walks.
         seed: of everything drawn; the global random state is not touched.
@@ -51,7 +56,7 @@ class WalkPlanner:
         meta: plain values kept in the walks.
 
     Raises:
-        ValueError: a count is too small, or the pairing is unknown.
+        ValueError: a count is too small, the pairing is unknown, or the gate's network also steers.
     """
 
     walk: Callable[[AnchorPairs, int, WalkSteering], torch.Tensor]
@@ -65,18 +70,35 @@ class WalkPlanner:
     risk: Callable[[torch.Tensor], torch.Tensor] | None = None
     label_network: nn.Module | None = None
     repair_attempts: int = 0
-    kind: str = "private"
+    kind: str
     seed: int = 0
     batch_size: int = 32
     meta: dict[str, Any] = field(default_factory=dict)
+    _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
             raise ValueError(f"pairing must be one of {PAIRINGS}, got '{self.pairing}'")
         if self.repair_attempts < 0:
             raise ValueError(f"repair_attempts must be >= 0, got {self.repair_attempts}; 0 drops failing points")
-        if self.anchors is None:
-            require_pairs(self.anchors_per_class, self.pairs_per_class)
+        counts = [self.anchors_per_class]
+        if self.anchors is not None:
+            counts = self.anchors.labels.unique(return_counts=True)[1].tolist()
+        for count in counts:
+            require_pairs(count, self.pairs_per_class)
+            edges = math.ceil(count * min(NEIGHBOURS, count - 1) / 2)  # there are at least so many
+            if self.pairing == "neighbours" and edges < self.pairs_per_class:
+                raise ValueError(
+                    f"{count} anchors of a class may have only {edges} pairs of neighbours, and {self.pairs_per_class} "
+                    f"were asked for; set pairs_per_class={edges}, or draw more anchors"
+                )
+        require_independent(self.steering, self.gate)
+        for network in (*self._networks(), self.gate):  # another thread may look at them: nobody switches them again
+            network.eval().requires_grad_(False)
+
+    def _networks(self) -> list[nn.Module]:
+        networks = [self.steering.generator, self.steering.identity_network, self.steering.label_network]
+        return networks if self.label_network is None else [*networks, self.label_network]
 
     def __call__(self, epoch: int = 0) -> WalkSet:
         """The verified walks of an epoch, on the CPU.
@@ -84,12 +106,17 @@ class WalkPlanner:
         ``meta`` holds the counts of :func:`~monai_plan.latent.verify_walks` and of
         :func:`~monai_plan.latent.repair_walks`, and ``coverage``, see :func:`~monai_plan.latent.pair_coverage`.
         """
-        seed = self.seed + NEXT_EPOCH * epoch
-        anchors = self.anchors or random_anchors(self.steering.generator, self.anchors_per_class, seed)
+        with self._lock:
+            return self._plan(generator_for(self.seed, "walks", epoch).initial_seed())
+
+    def _plan(self, seed: int) -> WalkSet:
+        anchors = self.anchors
+        if anchors is None:
+            anchors = random_anchors(self.steering.generator, self.anchors_per_class, seed)
         if self.pairing == "random":
             pairs = pair_anchors(anchors, self.pairs_per_class, seed)
         else:
-            pairs = pair_neighbours(anchors, self.pairs_per_class, seed, risk=self.risk)
+            pairs = pair_neighbours(anchors, self.pairs_per_class, seed, neighbours=NEIGHBOURS, risk=self.risk)
         points = self.walk(pairs, self.steps, self.steering)
         meta = {**self.meta, "seed": seed, "pairing": self.pairing, "coverage": pair_coverage(anchors, pairs)}
         walks = verify_walks(

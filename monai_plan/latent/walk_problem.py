@@ -16,6 +16,8 @@ from monai_plan.losses.walk import label_agreement, spring_energy
 __all__ = ["GuidedOptions", "Outputs", "Prior", "WalkProblem"]
 
 Outputs = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+LEAST_UNIT = 1e-2
+"""Of ``L_id``, in its own unit: an open-set term that hardly any line feels must not outweigh everything."""
 BALANCES = ("normalised", "published")
 
 
@@ -131,7 +133,7 @@ class WalkProblem:
         nearness = (
             1 - (torch.arange(steps)[1:-1, None] - knots[None, 1:-1]).abs() * (count + 1) / (steps - 1)
         ).clamp_min(0)
-        self.reach = (self.ends[:, 1] - self.ends[:, 0]).norm(dim=1) / (count + 1)
+        self.reach = (self.ends[:, 1] - self.ends[:, 0]).norm(dim=1).clamp_min(1e-6) / (count + 1)
         self._weigh(line, factors, (nearness / nearness.sum(dim=1, keepdim=True)).to(line))
 
     def _weigh(self, line: torch.Tensor, factors: tuple[float, float] | None, nearness: torch.Tensor) -> None:
@@ -155,7 +157,7 @@ class WalkProblem:
         latents, labels, identity = self.start.flatten(0, 1), self._repeated(slice(None)), []
         for part in split_batches(len(latents), self.points_at_once):
             identity.append(self._terms(latents[part], labels[part])[0])
-        return float(torch.cat(identity).mean().clamp_min(1e-6)), max(1e-6, math.log(self.classes))
+        return float(torch.cat(identity).mean().clamp_min(LEAST_UNIT)), max(1e-6, math.log(self.classes))
 
     def _repeated(self, paths: slice | torch.Tensor) -> torch.Tensor:
         return self.labels[paths].repeat_interleave(self.start.shape[1])

@@ -21,8 +21,8 @@ Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def weights_digest(network: torch.nn.Module) -> str:
-    """A SHA-256 over the names and values of a network's weights: equal weights, equal digest, on any device."""
-    digest = hashlib.sha256()
+    """A SHA-256 over a network's weights, and its ``config`` if it has one: equal ones make equal images anywhere."""
+    digest = hashlib.sha256(repr(sorted(getattr(network, "config", {}).items())).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

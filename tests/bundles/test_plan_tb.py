@@ -24,6 +24,7 @@ BUNDLE = Path(plan.__file__).resolve().parent.parent / "bundles" / "plan_tb"
 pytestmark = pytest.mark.skipif(not BUNDLE.is_dir(), reason="not a checkout")
 SHIPPED = (
     "generator.safetensors",
+    "guide.safetensors",
     "gate.safetensors",
     "walks_linear.safetensors",
     "walks_private.safetensors",
@@ -122,19 +123,24 @@ def test_fresh_walks_in_every_epoch(stage_run):
     job = stage_run("walk", "fresh_walks")
     workflow = job.workflow(epochs=2)
     workflow.initialize()
-    seen = []
+    planner = workflow.parser.get_parsed_content("walk#planner")
     trainer = workflow.parser.get_parsed_content("train#trainer")
-    dataset = workflow.parser.get_parsed_content("train#dataset")
+    generator = workflow.parser.get_parsed_content("generator")
+    rows = []
 
     def note(engine):
-        points = dataset.pool_of(engine.state.epoch, None).walks.points
-        seen.append(points.flatten()[0].item())
+        rows.append((engine.state.epoch, engine.state.batch))
 
-    trainer.add_event_handler(Events.EPOCH_COMPLETED, note)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
     workflow.run()
     workflow.finalize()
-    kept = float(dataset.walks.points.flatten()[0])
-    assert len({*seen, kept}) == 3 and (job.output / "table.json").is_file()
+    assert {epoch for epoch, _ in rows} == {1, 2} and (job.output / "table.json").is_file()
+    for epoch, batch in rows:  # each image is that of its place on that epoch's walks
+        walks = planner(epoch)
+        low = batch["position"].long().clamp(max=walks.points.shape[1] - 3)
+        ends = walks.points[batch["path_id"], low], walks.points[batch["path_id"], low + 1]
+        images = generator.synthesize(torch.lerp(*ends, (batch["position"] - low).unsqueeze(1)), noise="const")
+        torch.testing.assert_close(batch["image"], images.clamp(-1, 1), atol=1e-3, rtol=0)
 
 
 def test_a_killed_gan_stage_goes_on_where_it_was(stage_run):

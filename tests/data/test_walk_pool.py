@@ -1,6 +1,7 @@
 """Which places are drawn: each alone, all in turn, and none whose class was disputed."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,12 +27,12 @@ def test_all_take_turns_over_epochs(verified_only):
 
 
 def test_classes_of_different_sizes_take_turns_each_for_itself():
-    """12 images a class and epoch: two paths with a segment (of four), or six points; two paths or one point."""
+    """12 images a class and epoch: two paths with a segment (of four), or six points; one point (of two paths)."""
     walks = spelling_walks({0: (1, 2), 1: (3,), 3: (1, 2, 4), 5: (2,)}, labels=(0, 0, 0, 0, 1, 1))
     drawn = pool(walks, 24)
     for epoch in range(3):
         paths, _ = drawn.places(range(24), epoch)
-        assert torch.bincount(paths).tolist() == [6, 0, 0, 6, 6, 6]
+        assert torch.bincount(paths).tolist() == [6, 0, 0, 6, 0, 12]
         places = zip(*(column.tolist() for column in drawn.places(range(24), epoch, verified_only=True)), strict=True)
         shown = Counter(places)
         assert shown == {(5, 2): 12, **dict.fromkeys([(0, 1), (0, 2), (1, 3), (3, 1), (3, 2), (3, 4)], 2)}
@@ -119,8 +120,10 @@ def drawn_segments(drawn, images, epochs=8):
         ),
         # one disputed point takes two segments away
         (dict.fromkeys(range(6), (1, 2, 4)), (0, 0, 0, 1, 1, 1), dict.fromkeys(range(6), [1]), []),
-        # a class without neighbours is drawn from everywhere, the other is not
-        ({0: (2, 3), 4: (1, 3)}, (0, 0, 0, 1, 1, 1), {0: [2], **dict.fromkeys((3, 4, 5), [1, 2, 3])}, [1]),
+        # a class without neighbours is drawn from its points alone
+        ({0: (2, 3), 4: (1, 3)}, (0, 0, 0, 1, 1, 1), {0: [2], 4: [1, 3]}, []),
+        # one that nobody verified from everywhere, the other is not
+        ({0: (2, 3)}, (0, 0, 0, 1, 1, 1), {0: [2], **dict.fromkeys((3, 4, 5), [1, 2, 3])}, [1]),
         ({}, (0, 7, 0, 7, 7, 0), dict.fromkeys(range(6), [1, 2, 3]), [0, 7]),
         (dict.fromkeys(range(6), (1, 2, 3, 4)), (0, 0, 0, 1, 1, 1), dict.fromkeys(range(6), [1, 2, 3]), []),
     ],
@@ -170,3 +173,16 @@ def test_keeps_no_graph():
     walks = spelling_walks()
     kept = pool(type(walks)(walks.points.requires_grad_(), walks.labels, walks.verified, "linear"), 4)
     assert not kept.latents(*kept.places(range(4), 0)).requires_grad
+
+
+def test_isolated_points_are_shown_where_they_were_judged():
+    drawn = pool(spelling_walks({0: (1, 2, 3, 4), 4: (1, 3)}, (0, 0, 0, 1, 1, 1)), 100)
+    paths, positions = drawn.places(range(100), 0)
+    assert set(positions[paths == 4].tolist()) == {1.0, 3.0}
+    assert len(set(positions[paths == 0].tolist())) == 50
+
+
+def test_a_class_that_was_refused_throughout_is_not_shown():
+    walks = spelling_walks({0: (2, 3)}, (0, 0, 0, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"\[1\].*no verified point"):
+        pool(replace(walks, meta={**walks.meta, "counts": {"verified": 2}}), 8)

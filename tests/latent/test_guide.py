@@ -1,8 +1,11 @@
 """The guide learns what the true networks say, and the report shows when it has not."""
 
+import math
+
 import pytest
 import torch
 from fakes import FakeGenerator, classifier
+from scipy.stats import spearmanr
 
 from monai_plan.latent import WalkSteering, ask_networks, guide_latents, judge_guide, train_guide
 from monai_plan.latent.guide import _rank_correlation
@@ -68,6 +71,9 @@ def test_rank_correlation_by_hand():
     assert _rank_correlation(torch.tensor([1.0, 2, 3]), torch.tensor([10.0, 20, 400])) == pytest.approx(1)
     assert _rank_correlation(torch.tensor([1.0, 2, 3]), torch.tensor([3.0, 2, 1])) == pytest.approx(-1)
     assert _rank_correlation(torch.tensor([1.0, 2, 3, 4]), torch.tensor([2.0, 1, 4, 3])) == pytest.approx(0.6)
+    hinge, guess = torch.tensor([0.0, 0, 0, 0, 1, 2]), torch.tensor([0.0, 1, 2, 3, 0, 0])
+    assert _rank_correlation(hinge, guess) == pytest.approx(spearmanr(hinge, guess).statistic) and guess.any()
+    assert math.isnan(_rank_correlation(hinge, torch.zeros(6)))  # says nothing
 
 
 def test_refuses():

@@ -19,7 +19,10 @@ from monai_plan.latent import (
     walk_linear,
     walk_private,
 )
-from monai_plan.latent.walks import chunk_shares
+from monai_plan.latent.frozen import frozen
+from monai_plan.latent.guided_walk import GuidedOptions, _corrected, _lean, _Search
+from monai_plan.latent.walk_problem import WalkProblem
+from monai_plan.latent.walks import chunk_shares, image_outputs
 from monai_plan.losses import identity_uniformity, label_agreement, spring_energy
 from monai_plan.networks.nets import StyleGenerator
 
@@ -211,3 +214,64 @@ def test_refinement_needs_few_images_and_mends_a_poor_guide():
     assert poor.mean() > 1.1 * best.mean()  # or there is nothing to mend
     assert (mended <= poor + 1e-4).all() and mended.mean() < best.mean() + 0.25 * (poor - best).mean()
     assert mended.mean() < early.mean()
+
+
+def misled(steering, seed=7):
+    """A guide of other classifiers, which points the wrong way."""
+    wrong = WalkSteering(steering.generator, classifier(5, seed), classifier(2, seed + 1))
+    latents = 1.5 * torch.randn(1500, 6, generator=torch.Generator().manual_seed(seed))
+    return train_guide(ask_networks(latents, wrong), wrong, iterations=400, progress=False)
+
+
+def test_refinement_follows_the_true_slope_whatever_the_guide_says():
+    pairs, steering = make_pairs(10, scale=1.5), make_steering()
+    settings = {"balance": "published", "control_points": 6, "tolerance": 1e-6, "progress": False}
+    guide = misled(steering)
+    start, refined = (walk_guided(pairs, 14, steering, guide, refinements=n, **settings) for n in (0, 60))
+    direct = walk_guided(pairs, 14, steering, iterations=400, **settings)
+    wrong, mended, best = (published_loss(p, pairs.labels, steering) for p in (start, refined, direct))
+    assert wrong.mean() > 1.3 * best.mean()  # or there is nothing to mend
+    assert mended.mean() < best.mean() + 0.15 * (wrong - best).mean()
+
+
+def test_refined_paths_do_not_mix():
+    pairs, steering = make_pairs(5, scale=1.5), make_steering()
+    settings = {"balance": "published", "control_points": 6, "tolerance": 1e-2, "refinements": 12, "progress": False}
+    guide = misled(steering)
+    together = walk_guided(pairs, 14, steering, guide, **settings)
+    for row in range(5):
+        one = AnchorPairs(*(t[row : row + 1] for t in (pairs.start, pairs.end, pairs.labels)))
+        torch.testing.assert_close(
+            walk_guided(one, 14, steering, guide, **settings)[0], together[row], atol=1e-3, rtol=0
+        )
+
+
+def test_equal_ends_are_no_trouble():
+    pairs, steering = make_pairs(2), make_steering()
+    loop = AnchorPairs(pairs.start, pairs.start.clone(), pairs.labels)
+    points = walk_guided(loop, 9, steering, misled(steering), refinements=3, progress=False)
+    assert torch.isfinite(points).all()
+
+
+def test_the_corrected_guide_has_the_true_slope_at_the_centre_and_its_own_everywhere():
+    pairs, steering = make_pairs(4), make_steering()
+    arguments = (walk_linear(pairs, 12), pairs.labels, steering, None, GuidedOptions(balance="published"))
+    true = WalkProblem(lambda w: image_outputs(w, steering, None), 100, *arguments)
+    guided = WalkProblem(misled(steering), 100, *(a if i == 0 else a for i, a in enumerate(arguments)))
+    everyone = torch.arange(4)
+    with frozen(steering.generator, steering.identity_network, steering.label_network):
+        search = _Search(true.start, true.loss, 1e-3)
+        lean = _lean(guided, search)
+        surrogate = _corrected(guided, search.best, lean, torch.full((4,), 3.0))
+        at_centre = surrogate(search.best, everyone)[1]
+        torch.testing.assert_close(at_centre, search.gradients, atol=1e-4, rtol=1e-4)
+        away = search.best + 0.3
+        direction = torch.randn(away.shape, generator=torch.Generator().manual_seed(0))
+
+        def without_springs(controls):
+            springs = (guided.stretch @ controls + guided.pull).square().sum(dim=(1, 2)) * guided.spring_weight
+            return surrogate(controls, everyone)[0] - springs
+
+        difference = (without_springs(away + 1e-2 * direction) - without_springs(away - 1e-2 * direction)) / 2e-2
+        slope = (surrogate(away, everyone)[1] * direction).sum(dim=(1, 2))
+        torch.testing.assert_close(slope, difference, atol=2e-2, rtol=2e-2)

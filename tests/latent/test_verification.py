@@ -51,3 +51,16 @@ def test_wrong_input_is_refused(walk):
         verify_walks(points, labels + 4, generator, gate, classifier(2, 3))
     with pytest.raises(ValueError, match="batch_size"):
         verify_walks(points, labels, generator, gate, batch_size=0)
+
+
+def test_verdicts_do_not_follow_the_callers_autocast(walk):
+    generator, points, labels, gate, _ = walk
+    label_network, seen = classifier(2, 2), []
+    for network in (generator, label_network):
+        network.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    generator.synthesize = lambda w, noise, inner=generator.synthesize: (
+        seen.append(torch.is_autocast_enabled("cpu")) or inner(w, noise)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        verify_walks(points, labels, generator, gate, label_network)
+    assert seen == [False, False]

@@ -1,6 +1,9 @@
 """One call from nothing to verified walks; the same epoch, the same walks."""
 
+import copy
+import dataclasses
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ def make_planner(**options):
         "pairs_per_class": 4,
         "anchors_per_class": 5,
         "steps": 7,
+        "kind": "private",
     }
     return WalkPlanner(**{**settings, **options})
 
@@ -70,12 +74,46 @@ def test_any_walk_and_extra_meta():
     assert not torch.equal(walks.points, make_planner()().points)
 
 
+def test_plans_of_two_threads_are_those_of_one():
+    """Neither switches a network of the other's back to training in mid-plan."""
+    planner, label_network = make_planner(), classifier(2, 2)
+    for network in (planner.steering.identity_network, label_network):
+        network.train()
+    planner = dataclasses.replace(planner, label_network=label_network, walk=short_walk)
+    before = [value.clone() for value in label_network.state_dict().values()]
+    alone = [planner(epoch) for epoch in range(6)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(planner, range(6)))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.points, other.points) and torch.equal(one.verified, other.verified)
+    assert all(torch.equal(a, b) for a, b in zip(before, label_network.state_dict().values(), strict=True))
+    assert not label_network.training and not planner.steering.generator.weight.requires_grad
+
+
+def short_walk(pairs, steps, steering):
+    return walk_guided(pairs, steps, steering, progress=False, iterations=5)
+
+
+def test_the_gate_does_not_steer():
+    embedder = nn.Sequential(nn.Flatten(), nn.Linear(16, 8))
+    gate = PrivacyGate(embedder, torch.randn(5, 8), 0.1)
+    for identity in (embedder, copy.deepcopy(embedder)):
+        with pytest.raises(ValueError, match="also steers"):
+            make_planner(steering=WalkSteering(FakeGenerator(), identity, classifier(2, 2)), gate=gate)
+
+
+def test_no_anchors_are_not_replaced():
+    with pytest.raises(ValueError, match="anchors"):
+        make_planner(anchors=AnchorSet(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64), "k_same"))()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"pairing": "all"}, "neighbours"),
         ({"repair_attempts": -1}, "repair_attempts"),
         ({"anchors_per_class": 2}, "pairs_per_class=1"),
+        ({"anchors_per_class": 12, "pairs_per_class": 61, "pairing": "neighbours"}, "pairs_per_class=60"),
     ],
 )
 def test_refuses(options, message):
