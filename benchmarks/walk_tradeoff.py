@@ -4,7 +4,7 @@ Every row is a set of equally many images, in equal shares of the classes, of on
 the gate and given its class by the label network. Rows:
 
 - ``sampled <share>``: random latents; of those accepted, that share with the largest distance in the gate's embedding.
-- ``line``: points of straight lines between random anchors.
+- ``line``: points of straight lines between random anchors, of many lines (``--pairs``).
 - ``walk <weight>``: points of guided walks, by the weight of the normalised identity term.
 - ``walk <weight> prior``: the same with the Gaussianised-W prior.
 - ``open-set <weight>``: the same with the open-set identity term, if ``--likeness_file`` is given.
@@ -164,15 +164,17 @@ def sampled(setting: Setting, share: float) -> tuple[torch.Tensor, torch.Tensor,
 
 def walked(setting: Setting, points: torch.Tensor, pairs: AnchorPairs) -> tuple[torch.Tensor, torch.Tensor, float]:
     """The same of the inner points of walks, drawn at random from those accepted."""
-    latents = points[:, 1:-1].flatten(0, 1)
-    labels = pairs.labels.repeat_interleave(points.shape[1] - 2)
-    good = setting.passing(latents, labels)
     per_class, images, found = setting.options.images // 2, [], []
+    labels = pairs.labels.repeat_interleave(points.shape[1] - 2)
+    order = torch.randperm(len(labels), generator=generator_for(0, "points looked at"))
+    looked_at = torch.cat([order[labels[order] == label][: 2 * per_class] for label in range(2)])
+    latents, labels = points[:, 1:-1].flatten(0, 1)[looked_at], labels[looked_at]
+    good = setting.passing(latents, labels)
     for label in range(2):
         rows = (good & (labels == label)).nonzero()[:, 0]
         if len(rows) < per_class:
             raise ValueError(f"class {label} has {len(rows)} accepted points, and {per_class} are needed: more pairs")
-        chosen = rows[torch.randperm(len(rows), generator=generator_for(0, "chosen", label))[:per_class]]
+        chosen = rows[:per_class]
         images.append(setting.render(latents[chosen]))
         found.append(labels[chosen])
     return torch.cat(images), torch.cat(found), float(good.float().mean())
@@ -225,7 +227,7 @@ def main() -> None:
     parser.add_argument("--lpips_weights", default="", help="for LPIPS distances (default: the gate's embedding)")
     parser.add_argument("--extractor_weights", default="", help="SqueezeNet for KID (default: a random network)")
     parser.add_argument("--images", type=int, default=2048, help="of a row")
-    parser.add_argument("--pairs", type=int, default=64, help="of each class")
+    parser.add_argument("--pairs", type=int, default=1024, help="of each class")
     parser.add_argument("--steps", type=int, default=34, help="points of a path")
     parser.add_argument("--epochs", type=int, default=8, help="of a classifier")
     parser.add_argument("--guide_latents", type=int, default=8192)
@@ -237,7 +239,7 @@ def main() -> None:
     options = parser.parse_args()
     options.shares, options.guides = SHARES, {}
     if options.quick:
-        options.images, options.pairs, options.steps, options.epochs, options.seeds = 256, 8, 34, 2, [0]
+        options.images, options.pairs, options.steps, options.epochs, options.seeds = 256, 32, 34, 2, [0]
         options.guide_latents, options.guide_iterations, options.shares, options.weights = 512, 200, (1.0,), (1.0,)
     setting = Setting(options)
     print(f"{machine(setting.device)}; torch {torch.__version__}; distance: {setting.distance}")
