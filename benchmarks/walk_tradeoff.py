@@ -91,12 +91,6 @@ class Setting:
         verdicts = [self.judge(*part) for part in parts]
         return torch.cat([accepted & agreed for accepted, agreed in verdicts])
 
-    def usual_distance(self, likeness: PrivacyGate) -> float:
-        """The distance that 95 % of the generator's images fall short of: they are all pushed."""
-        latents = random_anchors(self.steering.generator, 256, seed=self.options.seed + 5).latents
-        parts = self.render(latents).split(DRAWN_AT_ONCE)
-        return float(torch.cat([likeness.distances(part).cpu() for part in parts]).quantile(0.95))
-
     def measure(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
         """Distances, KID and classifiers of a set of images."""
         nearest = nearest_distances(images, self.real["training"].images, self.features)
@@ -194,10 +188,7 @@ def rows_of(setting: Setting) -> dict[str, Callable[[], tuple[torch.Tensor, torc
     sides = {"walk": setting.steering}
     if options.likeness_file:
         likeness = PrivacyGate.load(options.likeness_file).to(setting.device)
-        sides["open-set"] = open_set_steering(
-            *(setting.steering.generator, likeness, setting.steering.label_network),
-            distance=setting.usual_distance(likeness),
-        )
+        sides["open-set"] = open_set_steering(setting.steering.generator, likeness, setting.steering.label_network)
     for name, steering in sides.items():
         fitted = fit_guide(steering, options.guide_latents, options.guide_iterations, seed=options.seed, steps=steps)
         setting.options.guides[name] = fitted.record()

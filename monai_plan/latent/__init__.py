@@ -7,7 +7,7 @@ from .fit_guide import FittedGuide, fit_guide
 from .gate import PrivacyGate, require_holdout
 from .guide import GuideReport, TeacherAnswers, ask_networks, guide_latents, judge_guide, train_guide
 from .guided_walk import GuidedOptions, walk_guided
-from .open_set import OpenSetIdentity, open_set_steering
+from .open_set import OpenSetIdentity, open_set_steering, usual_distance
 from .prior import LatentPrior, gaussianised
 from .repair import repair_walks
 from .verification import verify_walks

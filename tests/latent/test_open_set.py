@@ -5,7 +5,16 @@ import torch
 from fakes import FakeGenerator, classifier
 from torch import nn
 
-from monai_plan.latent import AnchorPairs, OpenSetIdentity, PrivacyGate, fit_guide, open_set_steering, walk_guided
+from monai_plan.latent import (
+    AnchorPairs,
+    OpenSetIdentity,
+    PrivacyGate,
+    fit_guide,
+    open_set_steering,
+    random_anchors,
+    usual_distance,
+    walk_guided,
+)
 from monai_plan.latent.walks import walk_linear
 
 
@@ -22,10 +31,15 @@ def test_loss_by_hand():
     torch.testing.assert_close(loss(outputs), torch.tensor([0.5, 0.5**0.5 - 0.5, 0.0]))
 
 
-def test_limit_is_the_gates_threshold_or_a_distance():
+def test_limit_pushes_most_of_the_generators_images_or_is_given():
     generator, likeness, _ = make()
-    of_gate = open_set_steering(generator, likeness, classifier(2, 2))
-    assert of_gate.identity_loss.limit == pytest.approx(1 - 0.4**2 / 2) and of_gate.identity_loss.nearest == 3
+    state = torch.get_rng_state()
+    steering = open_set_steering(generator, likeness, None)
+    assert torch.equal(state, torch.get_rng_state()) and steering.identity_loss.nearest == 3
+    images = generator.eval().synthesize(random_anchors(generator, 500, seed=9).latents).clamp(-1, 1)
+    limit = (2 - 2 * steering.identity_loss.limit) ** 0.5
+    assert limit == pytest.approx(usual_distance(generator, likeness))
+    assert (likeness.distances(images) < limit).float().mean() == pytest.approx(0.95, abs=0.03)
     assert open_set_steering(generator, likeness, None, distance=2**0.5).identity_loss.limit == pytest.approx(0)
     one = PrivacyGate(nn.Flatten(), likeness.gallery[:1], 0.4)
     assert open_set_steering(generator, one, None).identity_loss.nearest == 1
