@@ -207,6 +207,10 @@ SETTINGS = {  # stage that has it, id, value, essentials
     "false rejection of all": ("train_gate", "false_rejection", 1.5, ["between 0 and 1, got 1.5", "0.05 is usual"]),
     "two steps": ("walk", "walk#steps", 2, ["'walk#steps' is 2", "from 3 on"]),
     "no iterations": ("walk", "walk#iterations", 0, ["iterations and points_per_chunk must be >= 1, got 0"]),
+    "unknown pairing": ("walk", "walk#pairing", "neighbors", ["'neighbors'", "'random', 'neighbours'"]),
+    "negative repairs": ("walk", "walk#repair_attempts", -1, ["repair_attempts must be >= 0, got -1"]),
+    "negative weight": ("walk", "walk#identity_weight", -1.0, ["must be >= 0", "-1.0"]),
+    "no guide": ("walk", "walk#guide_latents", 1, ["'walk#guide_latents' is 1", "from 2 on"]),
     "more pairs than there are": ("walk", "walk#pairs_per_class", 7, ["4 anchor(s)", "6 different pair(s)", "7 were"]),
 }
 

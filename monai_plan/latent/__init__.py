@@ -11,6 +11,6 @@ from .open_set import OpenSetIdentity, open_set_steering, usual_distance
 from .prior import LatentPrior, gaussianised
 from .repair import repair_walks
 from .verification import verify_walks
-from .walk_planner import WalkPlanner
+from .walk_planner import WalkPlanner, require_plan
 from .walk_set import WalkSet
 from .walks import WalkOptions, WalkSteering, WalkTerms, walk_linear, walk_private, walk_terms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from monai_plan.latent.walk_set import WalkSet
 from monai_plan.latent.walks import WalkSteering
 from monai_plan.utils import generator_for
 
-__all__ = ["WalkPlanner"]
+__all__ = ["WalkPlanner", "require_plan"]
 
 PAIRINGS = ("random", "neighbours")
 NEIGHBOURS = 10
@@ -77,21 +77,10 @@ class WalkPlanner:
     _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        if self.pairing not in PAIRINGS:
-            raise ValueError(f"pairing must be one of {PAIRINGS}, got '{self.pairing}'")
-        if self.repair_attempts < 0:
-            raise ValueError(f"repair_attempts must be >= 0, got {self.repair_attempts}; 0 drops failing points")
         counts = [self.anchors_per_class]
         if self.anchors is not None:
             counts = self.anchors.labels.unique(return_counts=True)[1].tolist()
-        for count in counts:
-            require_pairs(count, self.pairs_per_class)
-            edges = math.ceil(count * min(NEIGHBOURS, count - 1) / 2)  # there are at least so many
-            if self.pairing == "neighbours" and edges < self.pairs_per_class:
-                raise ValueError(
-                    f"{count} anchors of a class may have only {edges} pairs of neighbours, and {self.pairs_per_class} "
-                    f"were asked for; set pairs_per_class={edges}, or draw more anchors"
-                )
+        require_plan(counts, self.pairs_per_class, self.pairing, self.repair_attempts)
         require_independent(self.steering, self.gate)
         for network in (*self._networks(), self.gate):  # another thread may look at them: nobody switches them again
             network.eval().requires_grad_(False)
@@ -132,3 +121,27 @@ class WalkPlanner:
             attempts=self.repair_attempts,
             batch_size=self.batch_size,
         )
+
+
+def require_plan(anchors: Sequence[int], pairs_per_class: int, pairing: str, repair_attempts: int) -> None:
+    """See that a :class:`WalkPlanner` could plan, before a guide is trained for it.
+
+    Args:
+        anchors: how many each class has.
+        pairs_per_class, pairing, repair_attempts: see there.
+
+    Raises:
+        ValueError: a class has too few anchors for so many pairs, the pairing is unknown, or a number is out of range.
+    """
+    if pairing not in PAIRINGS:
+        raise ValueError(f"pairing must be one of {PAIRINGS}, got '{pairing}'")
+    if repair_attempts < 0:
+        raise ValueError(f"repair_attempts must be >= 0, got {repair_attempts}; 0 drops failing points")
+    for count in anchors:
+        require_pairs(count, pairs_per_class)
+        edges = math.ceil(count * min(NEIGHBOURS, count - 1) / 2)  # there are at least so many
+        if pairing == "neighbours" and edges < pairs_per_class:
+            raise ValueError(
+                f"{count} anchors of a class may have only {edges} pairs of neighbours, and {pairs_per_class} were "
+                f"asked for; set pairs_per_class={edges}, or draw more anchors"
+            )
