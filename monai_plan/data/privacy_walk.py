@@ -251,9 +251,9 @@ class PrivacyWalkSampler(DataLoader):
         if unverified and self.gate is not None:
             self._warned.update(unverified)
             logger.warning(
-                "the walks of class(es) %s were never verified, so their images are drawn from anywhere between inner "
-                "points: the gate judges each, but nobody judged their class. Verify the walks with a label network "
-                "(monai_plan.latent.verification.verify_walks)",
+                "class(es) %s have no verified point: the walks were never verified, or gate and label network refused "
+                "them all. Their images are drawn from anywhere between inner points; the gate judges each, but their "
+                "class is doubtful. Verify the walks, walk more pairs of these classes, or train the label network on",
                 unverified,
             )
         return pool

@@ -23,7 +23,8 @@ class WalkPool:
     Where a gate judges each image, a place lies anywhere between two neighbouring inner points that are both verified:
     the gate says nothing of an image's class, and whether the label network agreed with it is known at the points only.
     All such segments of a path count equally; a path that has none is not drawn. A class without any is drawn from its
-    verified points alone; one of walks that nobody ever verified, from all inner segments (``unverified_classes``).
+    verified points alone; one without a verified point, as of walks that nobody ever verified, from all inner segments
+    (``unverified_classes``).
 
     Args:
         walks: at least one path.
@@ -34,10 +35,7 @@ class WalkPool:
     Attributes:
         walks: on the CPU, without gradients.
         seed: of all draws.
-        unverified_classes: labels of the classes that nobody has verified.
-
-    Raises:
-        ValueError: the walks were verified, and a class has no verified point.
+        unverified_classes: labels of the classes without a verified point.
     """
 
     def __init__(self, walks: WalkSet, images_per_epoch: int, seed: int, balance: bool = True) -> None:
@@ -160,12 +158,6 @@ class WalkPool:
             return ~torch.isin(self._class_of, self._class_of[found.any(dim=1)].unique())
 
         isolated, bare = lacks(between), lacks(points)
-        if bare.any() and "counts" in self.walks.meta:
-            raise ValueError(
-                f"class(es) {self.walks.labels[bare].unique().tolist()} of these walks (kind '{self.walks.kind}') have "
-                "no verified point: gate or label network refused them all. Walk more pairs of these classes, or see "
-                "how the label network does on the generator's images"
-            )
         self.unverified_classes: list[int] = self.walks.labels[bare].unique().tolist()
         self._has_length = (~isolated | bare).double()
         segments = torch.where(isolated.unsqueeze(1), points, between)

@@ -407,13 +407,13 @@ def test_monai_trainer_has_new_walks_each_epoch(prefetch):
     wait_for(lambda: planner.epochs == [1, 2, 3, 4][: 3 + (prefetch > 0)])
 
 
-def test_classes_without_verified_neighbours_are_named_once(caplog):
+def test_classes_without_verified_points_are_named_once(caplog):
     verdicts = {0: {0: (1, 3), **dict.fromkeys((3, 4), (2, 3))}, 1: {4: (2, 3)}, 2: {0: (2, 3)}, 3: {1: (2,)}}
     loader = make(lambda epoch: walks_of(epoch, verdicts[epoch]), verified=verdicts[0])
     for epoch in range(4):
         epoch_of(loader, epoch)
         epoch_of(loader, epoch)
-    named = [record.getMessage()[:12] for record in caplog.records if "nobody judged their class" in record.msg]
+    named = [record.getMessage()[:12] for record in caplog.records if "class is doubtful" in record.msg]
     assert named == ["class(es) [0", "class(es) [1"]
 
 

@@ -1,7 +1,6 @@
 """Which places are drawn: each alone, all in turn, and none whose class was disputed."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
@@ -180,9 +179,3 @@ def test_isolated_points_are_shown_where_they_were_judged():
     paths, positions = drawn.places(range(100), 0)
     assert set(positions[paths == 4].tolist()) == {1.0, 3.0}
     assert len(set(positions[paths == 0].tolist())) == 50
-
-
-def test_a_class_that_was_refused_throughout_is_not_shown():
-    walks = spelling_walks({0: (2, 3)}, (0, 0, 0, 1, 1, 1))
-    with pytest.raises(ValueError, match=r"\[1\].*no verified point"):
-        pool(replace(walks, meta={**walks.meta, "counts": {"verified": 2}}), 8)
