@@ -24,6 +24,7 @@ from monai_plan.handlers import SyntheticOnly
 from monai_plan.utils.synthetic import is_synthetic
 
 VERIFIED = {0: (1, 3), 1: (2,), 4: (2, 4)}  # paths 2, 3 and 5 have no verified point
+ALL = dict.fromkeys(range(6), (1, 2, 3, 4))
 DEFAULTS = {"batch_size": 4}
 
 
@@ -41,7 +42,7 @@ def ahead(request, monkeypatch):
 
 
 def make(images=12, gate="open", seed=0, walks=None, generator=None, **options):
-    walks = walks or spelling_walks(VERIFIED)
+    walks = walks or spelling_walks(VERIFIED if gate is None else ALL)
     gate = RuleGate() if gate == "open" else gate
     dataset = PrivacyWalkDataset(walks, images, seed)
     return PrivacyWalkSampler(dataset, generator or SpellingGenerator(), gate, **{**DEFAULTS, **options})
@@ -285,7 +286,7 @@ def test_backward_through_a_classifier_leaves_the_generator_alone():
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_ranks_share_out_the_whole_epoch(replicas):
     whole = by_index(stream(make()))
-    dataset = PrivacyWalkDataset(spelling_walks(VERIFIED), 12)
+    dataset = PrivacyWalkDataset(spelling_walks(ALL), 12)
     shards = []
     for rank in range(replicas):
         sampler = DistributedSampler(dataset, num_replicas=replicas, rank=rank, shuffle=True)
@@ -297,7 +298,7 @@ def test_ranks_share_out_the_whole_epoch(replicas):
 
 
 def test_distributed_sampler_sets_epoch_and_order():
-    dataset = PrivacyWalkDataset(spelling_walks(VERIFIED), 12)
+    dataset = PrivacyWalkDataset(spelling_walks(ALL), 12)
     sampler = DistributedSampler(dataset, num_replicas=2, rank=1, shuffle=True)
     loader = PrivacyWalkSampler(dataset, SpellingGenerator(), RuleGate(), 3, sampler=sampler)
     seen = []
@@ -594,7 +595,7 @@ def _one_rank(rank, folder):
     torch.set_num_threads(1)
     store = torch.distributed.FileStore(f"{folder}/store", 2)
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    dataset = PrivacyWalkDataset(spelling_walks(VERIFIED), 12)
+    dataset = PrivacyWalkDataset(spelling_walks(ALL), 12)
     sampler = DistributedSampler(dataset, even_divisible=True, shuffle=True)
     loader = PrivacyWalkSampler(dataset, SpellingGenerator(), RuleGate(), 2, sampler=sampler, shuffle=False)
     network = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
