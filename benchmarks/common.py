@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import subprocess
 import time
@@ -11,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
+
+CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
+RENDERED_AT_ONCE = 64
 
 
 def machine(device: torch.device) -> str:
@@ -52,3 +57,27 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - begin
+
+
+def add_bundle_options(parser: argparse.ArgumentParser) -> None:
+    """The options that :func:`bundle_config` reads, and ``--lpips_weights``."""
+    parser.add_argument("--models_dir", default="", help="networks and gate (default: the bundle's)")
+    parser.add_argument("--dataset_dir", default="", help="their training images (default: the embedded phantoms)")
+    parser.add_argument("--datalist", default="", help="their split")
+    parser.add_argument("--lpips_weights", default="", help="for LPIPS distances (default: the gate's embedding)")
+
+
+def bundle_config(options: argparse.Namespace) -> ConfigParser:
+    """The bundle's base and walk stage, on the data and weights that the options name."""
+    config = ConfigParser()
+    config.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "walk.json")])
+    given = {name: getattr(options, name) for name in ("dataset_dir", "datalist", "models_dir")}
+    config.update({"bundle_root": str(CONFIGS.parent), **{name: value for name, value in given.items() if value}})
+    return config
+
+
+@torch.no_grad()
+def render(generator: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Images of latents with constant noise, clamped, on the CPU."""
+    parts = latents.to(next(generator.parameters()).device).split(RENDERED_AT_ONCE)
+    return torch.cat([generator.synthesize(part, noise="const").clamp(-1, 1).cpu() for part in parts])

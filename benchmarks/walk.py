@@ -29,8 +29,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import about, machine, seconds
-from monai.bundle import ConfigParser
+from common import about, add_bundle_options, bundle_config, machine, render, seconds
 from monai.networks.nets import ResNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -59,7 +58,6 @@ from monai_plan.metrics import load_perceptual_features, nearest_distances
 from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
 from monai_plan.utils import write_json
 
-CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
 PAPER_ITERATIONS = 500
 ROUNDS = 5
 MAIN = "guided_refined"
@@ -116,10 +114,7 @@ class Bench:
         self.few = AnchorPairs(self.pairs.start[chosen], self.pairs.end[chosen], self.pairs.labels[chosen])
 
     def _load(self, options: argparse.Namespace) -> None:
-        config = ConfigParser()
-        config.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "walk.json")])
-        overrides = {"dataset_dir": options.dataset_dir, "datalist": options.datalist, "models_dir": options.models_dir}
-        config.update({"bundle_root": str(CONFIGS.parent), **{name: v for name, v in overrides.items() if v}})
+        config = bundle_config(options)
         self.steering: WalkSteering = config.get_parsed_content("walk#steering")
         self.gate = config.get_parsed_content("gate")
         self.label_network: nn.Module | None = self.steering.label_network
@@ -198,7 +193,8 @@ class Bench:
     def quality(self, walks: WalkSet) -> dict[str, Any]:
         """Published loss of the paths, and distance of the accepted images to the training images."""
         losses = published_loss(walks.points, walks.labels, self.steering)
-        distances = nearest_distances(self.render(walks.points[walks.verified]), self.training, self.features)
+        pictures = render(self.steering.generator, walks.points[walks.verified])
+        distances = nearest_distances(pictures, self.training, self.features)
         return {
             "loss_mean": float(losses.mean()),
             "loss_worst": float(losses.max()),
@@ -206,12 +202,6 @@ class Bench:
             "distance_mean": float(distances.mean()),
             "distance_least": float(distances.min()),
         }
-
-    @torch.no_grad()
-    def render(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images of latents, clamped, on the CPU."""
-        parts = latents.to(self.device).split(64)
-        return torch.cat([self.steering.generator.synthesize(part, noise="const").clamp(-1, 1).cpu() for part in parts])
 
     def floor(self) -> float:
         """Seconds of one generator forward and one gate embedding, per image."""
@@ -330,10 +320,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="the slow sides by 2 iterations: no losses of theirs")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--models_dir", default="", help="networks and gate (default: the bundle's)")
-    parser.add_argument("--dataset_dir", default="", help="their training images (default: the embedded phantoms)")
-    parser.add_argument("--datalist", default="", help="their split")
-    parser.add_argument("--lpips_weights", default="", help="for LPIPS distances (default: the gate's embedding)")
+    add_bundle_options(parser)
     parser.add_argument("--steps", type=int, default=50, help="points of a path")
     parser.add_argument("--pairs", type=int, default=48, help="pairs that our fast sides walk at once")
     parser.add_argument("--released_pairs", type=int, default=2, help="pairs of them that the slow sides walk")

@@ -15,7 +15,7 @@ test figures are of images that neither chose an epoch nor trained the generator
 comparison between rows, because there are more of them.
 
     python benchmarks/walk_tradeoff.py --dataset_dir DIR --datalist FILE --models_dir DIR --json tradeoff.json
-    python benchmarks/walk_tradeoff.py --quick --json tradeoff.json        phantoms, shipped weights, three rows
+    python benchmarks/walk_tradeoff.py --quick --json tradeoff.json        phantoms, shipped weights, four rows
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import about, machine
-from monai.bundle import ConfigParser
+from common import about, add_bundle_options, bundle_config, machine, render
 from torch.utils.data import DataLoader
 
 from monai_plan.data import stack_images
@@ -51,7 +50,6 @@ from monai_plan.metrics import kernel_distance, load_image_features, load_percep
 from monai_plan.report.scores import auroc_with_interval
 from monai_plan.utils import generator_for, write_json
 
-CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
 SPLITS = ("validation", "testing", "training")
 SHARES = (1.0, 0.5, 0.25, 0.1)
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0)
@@ -63,11 +61,7 @@ class Setting:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        config = ConfigParser()
-        config.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "walk.json")])
-        overrides = {"dataset_dir": options.dataset_dir, "datalist": options.datalist, "models_dir": options.models_dir}
-        config.update({"bundle_root": str(CONFIGS.parent), **{name: v for name, v in overrides.items() if v}})
-        self.config = config
+        self.config = config = bundle_config(options)
         self.steering: WalkSteering = config.get_parsed_content("walk#steering")
         self.gate = config.get_parsed_content("gate")
         self.judge = Judge(self.steering.generator, self.gate, self.steering.label_network)
@@ -78,12 +72,6 @@ class Setting:
         extractor = "squeezenet" if options.extractor_weights else "random"
         self.extractor = load_image_features(extractor, options.extractor_weights)
         self.real_features = self.extractor(self.real["validation"].images)
-
-    @torch.no_grad()
-    def render(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images of latents, clamped, on the CPU."""
-        parts = latents.to(self.device).split(DRAWN_AT_ONCE)
-        return torch.cat([self.steering.generator.synthesize(part, noise="const").clamp(-1, 1).cpu() for part in parts])
 
     def passing(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Which latents give images that the gate accepts and the label network agrees with, bool on the CPU."""
@@ -149,7 +137,7 @@ def sampled(setting: Setting, share: float) -> tuple[torch.Tensor, torch.Tensor,
             good = setting.passing(latents, torch.full((256,), label))
             made, passed, number = made + 256, passed + int(good.sum()), number + 1
             kept.append(latents[good])
-        pictures = setting.render(torch.cat(kept)[:wanted])
+        pictures = render(setting.steering.generator, torch.cat(kept)[:wanted])
         distances = torch.cat([setting.gate.distances(part).cpu() for part in pictures.split(DRAWN_AT_ONCE)])
         images.append(pictures[distances.topk(per_class).indices])
         labels.append(torch.full((per_class,), label))
@@ -169,7 +157,7 @@ def walked(setting: Setting, points: torch.Tensor, pairs: AnchorPairs) -> tuple[
         if len(rows) < per_class:
             raise ValueError(f"class {label} has {len(rows)} accepted points, and {per_class} are needed: more pairs")
         chosen = rows[:per_class]
-        images.append(setting.render(latents[chosen]))
+        images.append(render(setting.steering.generator, latents[chosen]))
         found.append(labels[chosen])
     return torch.cat(images), torch.cat(found), float(good.float().mean())
 
@@ -209,13 +197,10 @@ def rows_of(setting: Setting) -> dict[str, Callable[[], tuple[torch.Tensor, torc
 def main() -> None:
     """Measure, print a table, write JSON after every row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three rows, few images, one classifier")
+    parser.add_argument("--quick", action="store_true", help="four rows, few images, one classifier")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--dataset_dir", default="", help="training images (default: the embedded phantoms)")
-    parser.add_argument("--datalist", default="", help="their split")
-    parser.add_argument("--models_dir", default="", help="networks and gate (default: the bundle's)")
+    add_bundle_options(parser)
     parser.add_argument("--likeness_file", default="", help="a second gate that steers the open-set rows")
-    parser.add_argument("--lpips_weights", default="", help="for LPIPS distances (default: the gate's embedding)")
     parser.add_argument("--extractor_weights", default="", help="SqueezeNet for KID (default: a random network)")
     parser.add_argument("--images", type=int, default=2048, help="of a row")
     parser.add_argument("--pairs", type=int, default=1024, help="of each class")

@@ -45,11 +45,11 @@ class PrivacyWalkSampler(DataLoader):
 
     *With a gate* a position is drawn continuously between neighbouring points of a path that are both verified (so that
     the label network, if ``verify_walks`` asked one, has confirmed the class on both sides), and an image leaves only
-    after the gate accepted it. A class that has no such neighbours, as in walks that were never verified, is drawn from
-    between all inner points, with a warning. Rejected images are drawn again, also from other paths of the class,
-    together with those of the next batches, of which up to three are begun early. *Without a gate* (the gallery is not
-    at hand) only the walks' verified points are emitted, with constant noise and at full precision: no place between
-    them, and never an end; all verified points of a class take turns.
+    after the gate accepted it. A class without such neighbours is drawn from its verified points alone, and one without
+    any, as in walks that were never verified, from between all inner points, with a warning. Rejected images are drawn
+    again, also from other paths of the class, together with those of the next batches, of which up to three are begun
+    early. *Without a gate* (the gallery is not at hand) only the walks' verified points are emitted, with constant
+    noise and at full precision: no place between them, and never an end; all verified points of a class take turns.
 
     An image depends on (the dataset's seed, index, epoch, turn) alone, not on ranks or on its batch, up to the float
     noise of other images in a forward. The epoch is the sampler's, which MONAI trainers set; ``turn`` counts passes

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.networks.utils import eval_mode
-from monai.utils import optional_import
 
 from monai_plan.latent.anchors import AnchorPairs, pair_anchors, random_anchors
 from monai_plan.latent.frozen import device_of
+from monai_plan.latent.small_training import minimise
 from monai_plan.latent.spline import spline_basis, spline_offsets
 from monai_plan.latent.walks import WalkSteering, walk_linear
 from monai_plan.networks.nets import WalkNetwork
@@ -21,8 +21,6 @@ __all__ = ["fit_walk_network", "train_walk_network", "walk_amortised"]
 
 ANCHOR_SEED = 2_000_003
 """Added to the seed: the anchors learned from are not those walked between."""
-
-trange, has_tqdm = optional_import("tqdm", name="trange")
 
 
 def train_walk_network(
@@ -68,16 +66,13 @@ def train_walk_network(
         network = WalkNetwork(points.shape[2], num_classes, control_points)
     network.standardise(points[:, [0, -1]].flatten(0, 1).cpu(), offsets.cpu())
     network = network.to(points.device).train()
-    optimizer = torch.optim.Adam(network.parameters(), learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    for _ in trange(iterations, desc="walker", unit="it") if progress and has_tqdm else range(iterations):
+
+    def loss() -> torch.Tensor:
         rows = torch.randint(len(points), (batch_size,), generator=rng).to(points.device)
         proposed = network(points[rows, 0], points[rows, -1], labels[rows].to(points.device))
-        loss = F.mse_loss(proposed / network.offset_scale, offsets[rows] / network.offset_scale)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return F.mse_loss(proposed / network.offset_scale, offsets[rows] / network.offset_scale)
+
+    minimise(network, loss, iterations, learning_rate, "walker", progress)
     return network.eval()
 
 

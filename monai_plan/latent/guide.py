@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from monai.networks.utils import eval_mode
-from monai.utils import optional_import
 from scipy.stats import rankdata
 
 from monai_plan.latent.frozen import device_of, frozen
+from monai_plan.latent.small_training import minimise
 from monai_plan.latent.walks import WalkSteering, image_outputs, split_batches
 from monai_plan.losses.walk import label_agreement
 from monai_plan.networks.nets import LatentGuide, StyleGenerator
@@ -19,7 +19,6 @@ from monai_plan.utils import generator_for
 
 __all__ = ["GuideReport", "TeacherAnswers", "ask_networks", "guide_latents", "judge_guide", "train_guide"]
 
-trange, has_tqdm = optional_import("tqdm", name="trange")
 logger = logging.getLogger(__name__)
 
 
@@ -154,22 +153,19 @@ def train_guide(
     guide = guide.to(device).train()
     truth = steering.identity_loss(answers.identity)
     spread = [float(value.std().clamp_min(1e-6)) for value in (answers.identity, answers.label, truth)]
-    optimizer = torch.optim.Adam(guide.parameters(), learning_rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
-    for _ in trange(iterations, desc="guide", unit="it") if progress and has_tqdm else range(iterations):
+
+    def loss() -> torch.Tensor:
         rows = torch.randint(len(answers), (batch_size,), generator=rng).to(device)
         identity, label = guide(answers.latents[rows])
-        loss = (
+        return (
             F.mse_loss(identity / spread[0], answers.identity[rows] / spread[0])
             + F.mse_loss(label / spread[1], answers.label[rows] / spread[1])
             + F.huber_loss(steering.identity_loss(identity) / spread[2], truth[rows] / spread[2])
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    if not torch.isfinite(loss):
-        raise ValueError(f"the guide's loss is {loss.item()}: lower its learning_rate (now {learning_rate})")
+
+    last = minimise(guide, loss, iterations, learning_rate, "guide", progress)
+    if not torch.isfinite(last):
+        raise ValueError(f"the guide's loss is {last.item()}: lower its learning_rate (now {learning_rate})")
     return guide.eval()
 
 

@@ -127,8 +127,8 @@ class LatentPrior:
 
         It is 1 on average for latents that the mapping network makes and, D being large, not far from 1 for each;
         about 0.5 to 0.7 in the middle between two of them, and near 0 at the mean; it grows with the square of the
-        distance beyond. A walk that must not leave the manifold, and must not be drawn to the mean image either, takes
-        the excess ``relu(energy - 1)``. Differentiable in ``w``; one D x D product.
+        distance beyond. A walk that must neither leave the manifold nor be drawn to the mean image takes
+        ``|energy - 1|``. Differentiable in ``w``; one D x D product.
 
         Args:
             w: latents, float, shape [N, D], on the prior's device (see :meth:`to`).

@@ -130,6 +130,7 @@ def test_collection_in_the_thread_itself_does_not_hang():
     holder["batches"] = batches
     del batches
     wait_for(lambda: not threads())
+    assert not threads() and not holder
 
 
 def test_modes_of_the_callers_thread_do_not_reach_the_source():
