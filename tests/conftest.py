@@ -110,8 +110,11 @@ def stage_run(tmp_path, tiny_models):
 
 @pytest.fixture(autouse=True)
 def same_random_state():
-    """Bundles call set_determinism, which must not reach the next test."""
+    """Every test starts from the same seed; bundles call set_determinism, which must not reach the next test."""
     state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
     deterministic = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     yield
     random.setstate(state[0])

@@ -91,14 +91,15 @@ class PrivacyGate(nn.Module):
             images: float, shape [B, C, H, W], range [-1, 1].
 
         Returns:
-            Distances, float32, shape [B], 0 .. 2, on the gate's device.
+            Distances, float32, shape [B], 0 .. 2, on the gate's device; 0 for an image that the embedder maps to
+            zero, about which it can say nothing.
 
         Raises:
             ValueError: an image holds NaN or infinite values, or the embedding's width is not the gallery's.
         """
         with eval_mode(self.embedder):  # whoever else holds it may have switched it to training
             embeddings = _embed(self.embedder, images.to(self.gallery.device))
-        return nearest_rows(embeddings, self.gallery)[0].sqrt()
+        return _nearest(embeddings, self.gallery)
 
     def accepts(self, images: torch.Tensor) -> torch.Tensor:
         """Whether each image may leave; counts the verdicts.
@@ -150,7 +151,7 @@ class PrivacyGate(nn.Module):
             holdout = _embed_all(embedder, holdout_images, batch_size)
         count = len(holdout)
         rejected = require_holdout(count, false_rejection)
-        nearest = nearest_rows(holdout, F.normalize(gallery, dim=1))[0].sqrt().sort().values
+        nearest = _nearest(holdout, F.normalize(gallery, dim=1)).sort().values
         threshold = float(nearest[rejected])
         if threshold < ZERO:
             raise ValueError(
@@ -231,6 +232,11 @@ def _embed(embedder: nn.Module, images: torch.Tensor) -> torch.Tensor:
         )
     with torch.autocast(images.device.type, enabled=False):
         return F.normalize(embedder(images.float()).float(), dim=1)
+
+
+def _nearest(embeddings: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+    """Distances [B]; an embedding of zero has no direction and counts as a copy, not as far from everybody."""
+    return nearest_rows(embeddings, gallery)[0].sqrt() * (embeddings.norm(dim=1) > 0.5)
 
 
 def _embed_all(embedder: nn.Module, images: Images, batch_size: int) -> torch.Tensor:

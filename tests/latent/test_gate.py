@@ -42,6 +42,16 @@ def test_accepts_counts_and_stays_in_evaluation_mode():
     assert (gate.accepted, gate.rejected, gate.training) == (1, 3, False)
 
 
+def test_an_image_that_the_embedder_cannot_place_is_rejected():
+    class Dead(nn.Module):
+        def forward(self, images):
+            return images[:, 0, 0, :2].relu()
+
+    gate = PrivacyGate(Dead(), torch.tensor([[1.0, 0.0]]), threshold=0.1)
+    images = torch.tensor([[-1.0, -1.0], [0.0, 1.0]])[:, None, None]
+    assert gate.distances(images)[0] == 0 and gate(images).tolist() == [False, True]
+
+
 def test_verdict_does_not_change_when_the_embedder_is_trained_elsewhere():
     embedder = IdentityEmbedder(1, 8, block_inplanes=(4, 4, 8, 8))
     gate = PrivacyGate(embedder, torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), 0.1)
