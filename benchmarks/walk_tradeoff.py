@@ -22,22 +22,18 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import about, add_bundle_options, bundle_config, machine, render
-from torch.utils.data import DataLoader
+from common import about, add_bundle_options, machine, render
+from image_sets import DRAWN_AT_ONCE, ImageSets
 
-from monai_plan.data import stack_images
-from monai_plan.engines import initial_network, predict, train_classifier
 from monai_plan.latent import (
     AnchorPairs,
     LatentPrior,
     PrivacyGate,
-    WalkSteering,
     fit_guide,
     open_set_steering,
     pair_anchors,
@@ -45,86 +41,13 @@ from monai_plan.latent import (
     walk_guided,
     walk_linear,
 )
-from monai_plan.latent.verification import Judge
-from monai_plan.metrics import kernel_distance, load_image_features, load_perceptual_features, nearest_distances
-from monai_plan.report.scores import auroc_with_interval
 from monai_plan.utils import generator_for, write_json
 
-SPLITS = ("validation", "testing", "training")
 SHARES = (1.0, 0.5, 0.25, 0.1)
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0)
-DRAWN_AT_ONCE = 64
 
 
-class Setting:
-    """Networks, gate and real images of one data set."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.config = config = bundle_config(options)
-        self.steering: WalkSteering = config.get_parsed_content("walk#steering")
-        self.gate = config.get_parsed_content("gate")
-        self.judge = Judge(self.steering.generator, self.gate, self.steering.label_network)
-        self.device = self.judge.device
-        load, splits = config.get_parsed_content("load_image"), config.get_parsed_content("splits")
-        self.real = {name: stack_images([load(item) for item in splits[name]]) for name in SPLITS}
-        self.features, self.distance = load_perceptual_features(options.lpips_weights or None, self.gate.embedder)
-        extractor = "squeezenet" if options.extractor_weights else "random"
-        self.extractor = load_image_features(extractor, options.extractor_weights)
-        self.real_features = self.extractor(self.real["validation"].images)
-
-    def passing(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Which latents give images that the gate accepts and the label network agrees with, bool on the CPU."""
-        parts = zip(latents.split(DRAWN_AT_ONCE), labels.split(DRAWN_AT_ONCE), strict=True)
-        verdicts = [self.judge(*part) for part in parts]
-        return torch.cat([accepted & agreed for accepted, agreed in verdicts])
-
-    def measure(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
-        """Distances, KID and classifiers of a set of images."""
-        nearest = nearest_distances(images, self.real["training"].images, self.features)
-        embedded = torch.cat([self.gate.distances(part).cpu() for part in images.split(DRAWN_AT_ONCE)])
-        record: dict[str, Any] = {
-            "images": len(images),
-            "distance_mean": float(nearest.mean()),
-            "distance_5_percent": float(nearest.quantile(0.05)),
-            "distance_least": float(nearest.min()),
-            "gate_distance_mean": float(embedded.mean()),
-            "kid": kernel_distance(self.extractor(images), self.real_features),
-        }
-        per_seed = [self.classify(images, labels, seed) for seed in self.options.seeds]
-        for name in per_seed[0] if per_seed else ():
-            values = [figures[name] for figures in per_seed]
-            record[name] = statistics.fmean(values)
-            record[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-            record[f"{name}_by_seed"] = values
-        return record
-
-    def classify(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, float]:
-        """A classifier trained on the set; its figures on each real split."""
-        items = [{"image": image, "label": int(label)} for image, label in zip(images, labels, strict=True)]
-        real = {
-            name: DataLoader(
-                [{"image": i, "label": int(y)} for i, y in zip(of.images, of.labels, strict=True)], batch_size=64
-            )
-            for name, of in self.real.items()
-        }
-        factory = self.config.get_parsed_content("network_factory")
-        network = initial_network(factory, seed)
-        with torch.random.fork_rng():
-            torch.manual_seed(generator_for(seed, "trade-off").initial_seed())
-            shuffled = DataLoader(items, batch_size=32, shuffle=True, generator=generator_for(seed, "order"))
-            prepare = self.config.get_parsed_content("prepare_batch")
-            epochs = self.options.epochs
-            train_classifier(network, shuffled, real["validation"], epochs, 1e-3, self.device, prepare)
-            found = {}
-            for name, loader in real.items():
-                probabilities, truth = predict(network, loader, self.device)
-                found[f"auroc_{name}"] = auroc_with_interval(probabilities, truth)[0]
-                found[f"accuracy_{name}"] = float((probabilities.argmax(dim=1) == truth).double().mean())
-        return found
-
-
-def sampled(setting: Setting, share: float) -> tuple[torch.Tensor, torch.Tensor, float]:
+def sampled(setting: ImageSets, share: float) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Images [N, C, H, W], labels [N] and the accepted share of random latents, the farthest of them kept."""
     per_class = setting.options.images // 2
     wanted, images, labels, made, passed = round(per_class / share), [], [], 0, 0
@@ -144,7 +67,7 @@ def sampled(setting: Setting, share: float) -> tuple[torch.Tensor, torch.Tensor,
     return torch.cat(images), torch.cat(labels), passed / made
 
 
-def walked(setting: Setting, points: torch.Tensor, pairs: AnchorPairs) -> tuple[torch.Tensor, torch.Tensor, float]:
+def walked(setting: ImageSets, points: torch.Tensor, pairs: AnchorPairs) -> tuple[torch.Tensor, torch.Tensor, float]:
     """The same of the inner points of walks, drawn at random from those accepted."""
     per_class, images, found = setting.options.images // 2, [], []
     labels = pairs.labels.repeat_interleave(points.shape[1] - 2)
@@ -162,7 +85,7 @@ def walked(setting: Setting, points: torch.Tensor, pairs: AnchorPairs) -> tuple[
     return torch.cat(images), torch.cat(found), float(good.float().mean())
 
 
-def rows_of(setting: Setting) -> dict[str, Callable[[], tuple[torch.Tensor, torch.Tensor, float]]]:
+def rows_of(setting: ImageSets) -> dict[str, Callable[[], tuple[torch.Tensor, torch.Tensor, float]]]:
     """How each row's images are made."""
     options = setting.options
     anchors = random_anchors(setting.steering.generator, 2 * options.pairs, seed=options.seed)
@@ -217,7 +140,8 @@ def main() -> None:
     if options.quick:
         options.images, options.pairs, options.steps, options.epochs, options.seeds = 256, 32, 34, 2, [0]
         options.guide_latents, options.guide_iterations, options.shares, options.weights = 512, 200, (1.0,), (1.0,)
-    setting = Setting(options)
+    options.draws = options.images
+    setting = ImageSets(options)
     print(f"{machine(setting.device)}; torch {torch.__version__}; distance: {setting.distance}")
     print(
         f"{'row':<20} {'accepted':>8} {'distance':>9} {'5 %':>7} {'gate':>7} {'KID':>9}  "

@@ -20,7 +20,7 @@ from monai_plan.networks.nets import (
     generator_from_published,
     published_networks,
 )
-from monai_plan.pipeline import Pipeline
+from monai_plan.pipeline import Pipeline, run_later
 from monai_plan.utils import read_weights
 
 COLUMN_OPTIONS = ("image_column", "label_column", "patient_column", "group_column", "patient_tag")
@@ -184,7 +184,53 @@ def run_convert(arguments: argparse.Namespace) -> None:
     print(f"wrote {arguments.output}: {kind}, {sizes}")
 
 
-COMMANDS = (add_datalist, add_pipeline, add_convert)
+def add_ledger(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``ledger``: what was made of a patient's data, and a withdrawal."""
+    parser = subparsers.add_parser(
+        "ledger",
+        help="say what was made of a patient's data, or withdraw it",
+        description="Say in which anchor a patient is, and every path and image made from it; or take the patient out: "
+        "the group is mended without falling below k patients, and the anchors and paths that this changes are made "
+        "anew. Networks that were trained on the patient's images stay as they are until the pipeline is run without "
+        "these images.",
+        epilog="example: python -m monai_plan ledger --output_dir runs/shenzhen --patient P0042",
+    )
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="that of the pipeline")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--patient", metavar="ID", help="as in the datalist: say what was made of this patient's data")
+    what.add_argument("--withdraw", metavar="ID", help="as in the datalist: take this patient out")
+    parser.set_defaults(run=run_ledger)
+
+
+def run_ledger(arguments: argparse.Namespace) -> None:
+    """Run ``ledger``."""
+    if arguments.withdraw:
+        run_later(arguments.output_dir, ("walk", "withdraw"), patient=arguments.withdraw)
+    else:
+        run_later(arguments.output_dir, ("touched",), patient=arguments.patient)
+
+
+def add_release(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``release``: write what may leave."""
+    parser = subparsers.add_parser(
+        "release",
+        help="write the folder that may leave the hospital",
+        description="Write DIR/release: verified points of walks with their generator, from which PrivacyWalkSampler "
+        "makes batches, or finished pictures. Nothing of a patient is in it; whether it may be given away, the audit "
+        "has to say.",
+        epilog="example: python -m monai_plan release --output_dir runs/shenzhen --mode images",
+    )
+    parser.add_argument("--output_dir", required=True, metavar="DIR", help="that of the pipeline")
+    parser.add_argument("--mode", choices=("walks", "images"), default="walks", help="(default: walks)")
+    parser.set_defaults(run=run_release)
+
+
+def run_release(arguments: argparse.Namespace) -> None:
+    """Run ``release``."""
+    run_later(arguments.output_dir, ("release",), **{"release#mode": arguments.mode})
+
+
+COMMANDS = (add_datalist, add_pipeline, add_ledger, add_release, add_convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -27,13 +27,15 @@ from monai_plan.data.datalist import SPLITS
 from monai_plan.transforms import LoadRadiograph
 from monai_plan.utils import fingerprint, knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
 
-__all__ = ["STAGES", "Pipeline", "Stage"]
+__all__ = ["STAGES", "Pipeline", "Stage", "run_later"]
 
 tqdm, _ = optional_import("tqdm", name="tqdm")
 logger = logging.getLogger(__name__)
 
-PLACES = ("output_dir", "models_dir", "dataset_dir", "datalist", "bundle_root")
+PLACES = ("output_dir", "models_dir", "private_dir", "release_dir", "gan_dir", "dataset_dir", "datalist", "bundle_root")
 """Config ids of folders: a moved run is the same run; what the files hold is hashed."""
+RUN = "run.json"
+"""What a pipeline was run with, for what is done with its results later."""
 FREE_BYTES = 512 * 2**20
 """What a run may write: checkpoints, weights, pictures."""
 
@@ -60,7 +62,12 @@ STAGES = (
     Stage("train_identity", (), ("identity_file",)),
     Stage("train_label", (), ("label_file",)),
     Stage("train_gate", (), ("gate_file",)),
-    Stage("walk", ("generator_file", "identity_file", "label_file", "gate_file"), ("line_file", "walk_file")),
+    Stage("invert", ("generator_file", "label_file"), ("latents_file",)),
+    Stage(
+        "walk",
+        ("generator_file", "identity_file", "label_file", "gate_file", "latents_file"),
+        ("line_file", "walk_file"),
+    ),
     Stage("train", ("generator_file", "gate_file", "line_file", "walk_file"), ("model_file", "table_file")),
 )
 
@@ -71,7 +78,8 @@ class Pipeline:
 
     Args:
         bundle: the bundle's folder (with ``configs/train.json``).
-        output_dir: where checkpoints, weights (``models/``), records (``stages/``), table and pictures go.
+        output_dir: where records (``stages/``), table, pictures and the two rooms go: ``private/`` with all networks,
+            latents, walks and the ledger, and ``release/`` with what may leave, once the stage ``release`` is run.
         dataset_dir: the user's images; ``""`` for the embedded phantoms.
         datalist: an existing datalist; by default ``datalist.json`` in ``dataset_dir``, or one made from its table.
         columns: arguments of :func:`monai_plan.data.build_datalist` for a datalist that is made.
@@ -97,11 +105,13 @@ class Pipeline:
         """
         self._refuse_unknown()
         output = require_writable(self.output_dir, FREE_BYTES).resolve()
-        common = {"output_dir": str(output), "models_dir": str(output / "models"), **self._data(output)}
+        require_writable(output / "private", mode=0o700)
+        common = {**_rooms(output), **self._data(output)}
         plan = [(stage, self._config_files(stage), self._overrides_of(stage, common)) for stage in STAGES]
         for _, files, overrides in plan:
             _check_settings(files, overrides)
         self._check_images(common)
+        write_json(output / RUN, {"bundle": str(Path(self.bundle).resolve()), "settings": {**self.overrides, **common}})
         begun = time.monotonic()
         for number, (stage, files, overrides) in enumerate(plan, 1):
             record = output / "stages" / f"{stage.name}.json"
@@ -182,19 +192,10 @@ class Pipeline:
             raise ValueError(f"{len(faults)} of {len(items)} images cannot be used:\n  {shown}")
 
     def _config_files(self, stage: Stage) -> list[str]:
-        folder = Path(self.bundle) / "configs"
-        names = ["train"] if stage.name == "train" else ["train", stage.name]
-        files = [folder / f"{name}.json" for name in names]
-        for file in files:
-            if not file.is_file():
-                raise ValueError(
-                    f"no config at '{file}'. --bundle takes the folder of a bundle of ours, e.g. bundles/plan_tb"
-                )
-        return [str(file) for file in files]
+        return _config_files(self.bundle, () if stage.name == "train" else (stage.name,))
 
     def _overrides_of(self, stage: Stage, common: Mapping[str, Any]) -> dict[str, Any]:
-        config = _parser(self._config_files(stage), {}).get()
-        return {**common, **{key: value for key, value in self.overrides.items() if knows_id(config, key)}}
+        return {**common, **_known(self.overrides, self._config_files(stage))}
 
     def _refuse_unknown(self) -> None:
         configs = [_parser(self._config_files(stage), {}).get() for stage in STAGES]
@@ -214,6 +215,56 @@ class Pipeline:
         for path in _paths(parser, stage.needs):
             inputs[path.name] = sha256_of(path) if path.is_file() else "missing"
         return inputs
+
+
+def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **overrides: Any) -> None:
+    """Run a config of the bundle on what a pipeline has left, with the settings that it was run with.
+
+    Args:
+        output_dir: of the pipeline.
+        overlays: names of configs on top of ``train``, e.g. ``("walk", "withdraw")``.
+        overrides: config id to value, on top of the pipeline's.
+
+    Raises:
+        ValueError, OSError: the folder holds no run, or the config cannot be run.
+    """
+    output = Path(output_dir).expanduser().resolve()
+    run = _read_record(output / RUN)
+    if not {"bundle", "settings"} <= set(run):
+        raise ValueError(
+            f"'{output}' holds no run ('{RUN}' is missing or damaged); give the --output_dir of `python -m monai_plan "
+            "pipeline`, or run that command once more: what is complete is skipped"
+        )
+    files = _config_files(run["bundle"], overlays)
+    _run_config(files, _known({**run["settings"], **_rooms(output), **overrides}, files))
+
+
+def _rooms(output: Path) -> dict[str, str]:
+    """The folders of a run: one room for all that must stay, one for what may leave."""
+    private = str(output / "private")
+    return {
+        "output_dir": str(output),
+        "models_dir": private,
+        "private_dir": private,
+        "gan_dir": str(output / "private" / "train_gan"),
+        "release_dir": str(output / "release"),
+    }
+
+
+def _config_files(bundle: str | os.PathLike, overlays: Sequence[str]) -> list[str]:
+    files = [Path(bundle) / "configs" / f"{name}.json" for name in ("train", *overlays)]
+    for file in files:
+        if not file.is_file():
+            raise ValueError(
+                f"no config at '{file}'. --bundle takes the folder of a bundle of ours, e.g. bundles/plan_tb"
+            )
+    return [str(file) for file in files]
+
+
+def _known(settings: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    """Those settings that the configs have."""
+    config = _parser(files, {}).get()
+    return {key: value for key, value in settings.items() if knows_id(config, key)}
 
 
 def _parser(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:

@@ -24,7 +24,8 @@ TINY = {
     "images_per_epoch": 32,
     "batch_size": 16,
     "epochs": 1,
-    "phantoms": {"patients_per_class": 10, "visits": 4, "fractions": [0.4, 0.3, 0.3]},
+    "k": 2,
+    "phantoms": {"patients_per_class": 12, "visits": 4, "fractions": [0.5, 0.25, 0.25]},
 }
 """For every stage."""
 TINY_STAGE = {
@@ -40,10 +41,14 @@ TINY_STAGE = {
     },
     "train_identity": {"identity#epochs": 1},
     "train_gate": {"embedder#epochs": 1},
+    "invert": {
+        "inversion#encoder_iterations": 2,
+        "inversion#options#iterations": 2,
+    },
     "walk": {
         "walk#anchors_per_class": 4,
         "walk#pairs_per_class": 2,
-        "walk#steps": 8,
+        "walk#points_per_class": 12,
         "walk#iterations": 2,
         "walk#guide_latents": 8,
         "walk#guide_iterations": 2,
@@ -77,7 +82,12 @@ class StageRun:
 
     def settings(self) -> dict:
         """The overrides."""
-        folders = {"output_dir": str(self.output), "models_dir": str(self.models)}
+        folders = {
+            "output_dir": str(self.output),
+            "models_dir": str(self.models),
+            "private_dir": str(self.models),
+            "release_dir": str(self.output / "release"),
+        }
         return copy.deepcopy({**TINY, **TINY_STAGE.get(self.stage, {}), **folders})
 
     def command(self, **overrides) -> list[str]:
@@ -129,7 +139,8 @@ def tiny_models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     parser = ConfigParser()
     parser.read_config(config_files("walk"))
-    parser.update({**TINY, **TINY_STAGE["walk"], "device": "$torch.device('cpu')", "models_dir": str(folder)})
+    folders = {"models_dir": str(folder), "private_dir": str(folder)}
+    parser.update({**TINY, **TINY_STAGE["walk"], "device": "$torch.device('cpu')", **folders})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "label.pt")
@@ -143,11 +154,30 @@ def tiny_models(tmp_path_factory) -> Path:
     # an untrained generator's images are alike: accept them wherever they lie
     with torch.no_grad():
         plan.latent.PrivacyGate(embedder, embedder.eval()(gallery), threshold=1e-4).save(folder / "gate.safetensors")
+    _invert_at_random(parser.get_parsed_content("splits")["training"], folder)
     for name in ("line", "walk"):
         planner = parser.get_parsed_content("walk#line_planner")
         linear = replace(planner, label_network=None)()  # an untrained one sees a single class
         replace(linear, kind="linear" if name == "line" else "private").save(parser.get_parsed_content(f"{name}_file"))
+    parser.get_parsed_content("walk#record")
     return folder
+
+
+def _invert_at_random(items: list[dict], folder: Path) -> None:
+    """Latents of the training images as the stage invert would write them, but drawn from the prior."""
+    generator = plan.networks.nets.StyleGenerator.load(folder / "generator.safetensors").eval()
+    labels = torch.tensor([item["label"] for item in items])
+    z = torch.randn(len(items), generator.z_dim, generator=torch.Generator().manual_seed(0))
+    errors = torch.full((len(items),), 0.1)
+    plan.latent.InvertedImages(
+        generator.map_latents(z, labels).detach(),
+        labels,
+        *(errors, errors),
+        patients=tuple(item["patient_id"] for item in items),
+        images=tuple(item["image"] for item in items),
+        splits=("training",) * len(items),
+        meta={"generator": plan.utils.weights_digest(generator)},
+    ).save(folder / "latents.safetensors")
 
 
 @pytest.fixture(scope="session")

@@ -205,7 +205,11 @@ SETTINGS = {  # stage that has it, id, value, essentials
     "no epochs of the identities": ("train_identity", "identity#epochs", -1, ["'identity#epochs' is -1"]),
     "a gate that cannot be shown": ("train_gate", "false_rejection", 0.001, ["held-out images", "1000 are needed"]),
     "false rejection of all": ("train_gate", "false_rejection", 1.5, ["between 0 and 1, got 1.5", "0.05 is usual"]),
-    "two steps": ("walk", "walk#steps", 2, ["'walk#steps' is 2", "from 3 on"]),
+    "no points": ("walk", "walk#points_per_class", 0, ["'walk#points_per_class' is 0"]),
+    "groups of one": ("walk", "k", 1, ["whole number from 2 on, got 1"]),
+    "groups larger than a class": ("walk", "k", 8, ["two groups of k=8 need 16", "random_anchors.json"]),
+    "no encoder": ("invert", "inversion#encoder_iterations", 0, ["'inversion#encoder_iterations' is 0"]),
+    "unknown space": ("invert", "inversion#options#space", "z", ["one of ('w', 'w+'), got 'z'"]),
     "no iterations": ("walk", "walk#iterations", 0, ["iterations and points_per_chunk must be >= 1, got 0"]),
     "unknown pairing": ("walk", "walk#pairing", "neighbors", ["'neighbors'", "'random', 'neighbours'"]),
     "negative repairs": ("walk", "walk#repair_attempts", -1, ["repair_attempts must be >= 0, got -1"]),
@@ -390,11 +394,11 @@ def test_checkpoints_of_the_generator(stage_run, name):
 def test_a_broken_checkpoint_for_pipeline(pipeline_words, tmp_path, capsys):
     assert main(pipeline_words()) == 0
     output = tmp_path / "output"
-    (output / "models" / "generator.safetensors").unlink()  # as if it had been killed before its end
-    truncate(output / "train_gan" / "checkpoint.pt")
+    (output / "private" / "generator.safetensors").unlink()  # as if it had been killed before its end
+    truncate(output / "private" / "train_gan" / "checkpoint.pt")
     capsys.readouterr()
     assert_refused(pipeline_words(), capsys, ["checkpoint.pt", "truncated or foreign", "Delete '"])
-    assert not (output / "models" / "generator.safetensors").exists()
+    assert not (output / "private" / "generator.safetensors").exists()
 
 
 # folders and disks

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from monai_plan.__main__ import main
-from monai_plan.latent import PrivacyGate, WalkSet
+from monai_plan.latent import InvertedImages, PrivacyGate, WalkSet
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.pipeline import STAGES
 from monai_plan.utils import sha256_of
@@ -36,11 +36,11 @@ def check_complete(output) -> None:
     """Everything is there, can be read, and nothing is left under a temporary name."""
     table = json.loads((output / "table.json").read_text())
     assert all(0 <= table[row][name] <= 1 for row in ("real", "linear", "plan") for name in ("accuracy", "auroc"))
-    StyleGenerator.load(output / "models" / "generator.safetensors", image_size=32)
-    PrivacyGate.load(output / "models" / "gate.safetensors")
-    assert len(WalkSet.load(output / "models" / "walks_private.safetensors")) == 4
+    StyleGenerator.load(output / "private" / "generator.safetensors", image_size=32)
+    PrivacyGate.load(output / "private" / "gate.safetensors")
+    assert len(WalkSet.load(output / "private" / "walks_private.safetensors")) == 4
     for name in ("identity", "label", "model"):
-        torch.load(output / "models" / f"{name}.pt", weights_only=True)
+        torch.load(output / "private" / f"{name}.pt", weights_only=True)
     for name in NAMES:
         record = json.loads((output / "stages" / f"{name}.json").read_text())
         assert {"inputs", "outputs", "seconds"} == set(record) and record["seconds"] >= 0
@@ -52,7 +52,7 @@ def test_every_stage_once_and_again_only_where_something_changed(pipeline_words,
     assert main(pipeline_words()) == 0
     shown = capsys.readouterr().out
     assert stages_run(shown) == NAMES and "train_gan: started; less than a minute" in shown
-    assert shown.splitlines()[-1].startswith("all 6 stages complete") and str(output) in shown.splitlines()[-1]
+    assert shown.splitlines()[-1].startswith("all 7 stages complete") and str(output) in shown.splitlines()[-1]
     check_complete(output)
     assert not [path for path in output.rglob(".*") if path.is_file()]
     before = state(output)
@@ -63,16 +63,16 @@ def test_every_stage_once_and_again_only_where_something_changed(pipeline_words,
     assert main(pipeline_words("walk#iterations=3")) == 0  # one setting: its stage and those after it
     assert stages_run(capsys.readouterr().out) == ["walk", "train"]
     after = state(output)
-    assert after["models/walks_private.safetensors"] != before["models/walks_private.safetensors"]
+    assert after["private/walks_private.safetensors"] != before["private/walks_private.safetensors"]
     for name in ("generator.safetensors", "gate.safetensors", "identity.pt", "label.pt"):
-        assert after[f"models/{name}"] == before[f"models/{name}"]
+        assert after[f"private/{name}"] == before[f"private/{name}"]
 
     assert main(pipeline_words("walk#iterations=3", "seeds=[2]")) == 0  # only the table has seeds
     assert stages_run(capsys.readouterr().out) == ["train"]
     assert main(pipeline_words("walk#iterations=3")) == 0
     assert stages_run(capsys.readouterr().out) == ["train"]
 
-    (output / "models" / "label.pt").unlink()  # a file was lost: it is made again, to the same bits
+    (output / "private" / "label.pt").unlink()  # a file was lost: it is made again, to the same bits
     assert main(pipeline_words("walk#iterations=3")) == 0
     assert stages_run(capsys.readouterr().out) == ["train_label"]
 
@@ -80,18 +80,18 @@ def test_every_stage_once_and_again_only_where_something_changed(pipeline_words,
     image.write_bytes(sorted(radiographs.glob("*.png"))[1].read_bytes())  # a picture was replaced: everything
     assert main(pipeline_words("walk#iterations=3")) == 0
     assert stages_run(capsys.readouterr().out) == NAMES
-    assert state(output)["models/generator.safetensors"][1] != before["models/generator.safetensors"][1]
+    assert state(output)["private/generator.safetensors"][1] != before["private/generator.safetensors"][1]
     check_complete(output)
 
 
 def test_a_checkpoint_of_other_inputs_is_not_continued(pipeline_words, tmp_path, capsys):
     """A finished checkpoint would otherwise end the new training at once, with the old weights."""
     assert main(pipeline_words()) == 0
-    first = sha256_of(tmp_path / "output" / "models" / "generator.safetensors")
+    first = sha256_of(tmp_path / "output" / "private" / "generator.safetensors")
     assert main(pipeline_words("gan#learning_rate=0.01")) == 0
     shown = capsys.readouterr().out
-    assert stages_run(shown) == [*NAMES, "train_gan", "walk", "train"]
-    assert sha256_of(tmp_path / "output" / "models" / "generator.safetensors") != first
+    assert stages_run(shown) == [*NAMES, "train_gan", "invert", "walk", "train"]
+    assert sha256_of(tmp_path / "output" / "private" / "generator.safetensors") != first
 
 
 def test_a_corrected_table_makes_another_split(pipeline_words, radiographs, tmp_path, capsys):
@@ -110,7 +110,7 @@ def test_a_killed_run_is_continued_by_the_same_command(pipeline_words, tmp_path,
     words = pipeline_words("gan#images=128")
     rng = random.Random(0)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for waits_for in ("stages/train_gan.json", "models/generator.safetensors"):
+    for waits_for in ("stages/train_gan.json", "private/generator.safetensors"):
         process = subprocess.Popen(
             [sys.executable, "-m", "monai_plan", *words],
             stdout=subprocess.DEVNULL,
@@ -128,7 +128,10 @@ def test_a_killed_run_is_continued_by_the_same_command(pipeline_words, tmp_path,
             process.wait()
         for path in output.rglob("*.safetensors"):
             if not path.name.startswith("."):  # whole, if there under its name
-                assert path.name in {"generator.safetensors", "gate.safetensors"} or WalkSet.load(path)
+                networks = {"generator.safetensors", "gate.safetensors", "encoder.safetensors", "guide.safetensors"}
+                assert path.name in networks or (
+                    InvertedImages.load(path) if path.name.startswith("latents") else WalkSet.load(path)
+                )
     assert main(words) == 0
     check_complete(output)
     assert stages_run(capsys.readouterr().out)[-1] == "train"

@@ -1,8 +1,9 @@
 """Datalists split by patient, phantoms, and the sampler of synthetic batches."""
 
 from .datalist import build_datalist, load_datalist, read_splits
-from .identities import identity_items
+from .identities import identity_items, require_group_size
 from .image_stream import ImageStream
 from .phantom import phantom_datalist
 from .privacy_walk import PrivacyWalkDataLoader, PrivacyWalkDataset, PrivacyWalkSampler
+from .release import write_release
 from .stacked import StackedImages, stack_images

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
-from monai_plan.latent.anchors import AnchorPairs, AnchorSet, require_pairs
+from monai_plan.latent.anchors import AnchorPairs, AnchorSet, pairs_by_class, require_pairs
 from monai_plan.utils import generator_for
 
 __all__ = ["pair_coverage", "pair_neighbours"]
@@ -31,7 +31,7 @@ Risk = Callable[[torch.Tensor], torch.Tensor]
 
 def pair_neighbours(
     anchors: AnchorSet,
-    pairs_per_class: int,
+    pairs_per_class: int | Mapping[int, int],
     seed: int,
     neighbours: int = 10,
     risk: Risk | None = None,
@@ -47,7 +47,7 @@ def pair_neighbours(
 
     Args:
         anchors: the anchors; classes without any anchor are passed over.
-        pairs_per_class: pairs of each class, >= 1.
+        pairs_per_class: pairs of each class, >= 1; or class -> pairs.
         seed: order among equally good edges only; the global random state is not touched.
         neighbours: edges sought from each anchor, >= 1; at most all others of its class.
         risk: latents, float32 [N, D], N <= 256, on the anchors' device -> risks [N], on any device, in units of
@@ -66,25 +66,24 @@ def pair_neighbours(
     if not 0 <= risk_weight < math.inf:
         raise ValueError(f"risk_weight must be a number from 0 on, got {risk_weight}; a negative one would seek risk")
     chosen = []
-    for label in anchors.labels.unique().tolist():
+    for label, wanted in pairs_by_class(anchors, pairs_per_class).items():
         members = torch.nonzero(anchors.labels == label).flatten()
         latents = anchors.latents[members]
-        require_pairs(len(members), pairs_per_class, f"class {label}")
+        require_pairs(len(members), wanted, f"class {label}")
         edges = _edges(latents, neighbours)
-        if len(edges) < pairs_per_class:
+        if len(edges) < wanted:
             # n anchors with k neighbours each make at least n k / 2 edges, and at most n - 1 neighbours are needed
-            enough = max(neighbours + 1, math.ceil(2 * pairs_per_class / len(members)))
+            enough = max(neighbours + 1, math.ceil(2 * wanted / len(members)))
             raise ValueError(
                 f"class {label} has {len(members)} anchors, whose {neighbours} nearest neighbours make {len(edges)} "
-                f"different pairs, and {pairs_per_class} were asked for. Set neighbours={enough}, draw more anchors, "
+                f"different pairs, and {wanted} were asked for. Set neighbours={enough}, draw more anchors, "
                 f"or set pairs_per_class={len(edges)}"
             )
         costs = _costs(latents, edges, risk, risk_weight, label)
         order = torch.randperm(len(edges), generator=generator_for(seed, "neighbours", label))
-        taken = _balanced(edges[order].tolist(), costs[order].tolist(), pairs_per_class)
+        taken = _balanced(edges[order].tolist(), costs[order].tolist(), wanted)
         chosen.append(members[edges[order[taken]].to(members.device)])
-    a, b = torch.cat(chosen).unbind(dim=1)
-    return AnchorPairs(anchors.latents[a], anchors.latents[b], anchors.labels[a])
+    return anchors.pairs_of(torch.cat(chosen))
 
 
 def pair_coverage(anchors: AnchorSet, pairs: AnchorPairs) -> dict[str, dict[str, float]]:

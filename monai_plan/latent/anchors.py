@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class AnchorSet:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def pairs_of(self, rows: torch.Tensor) -> AnchorPairs:
+        """The pairs between given anchors, int64 [P, 2], both of one class."""
+        start, end = rows.to(self.latents.device).unbind(dim=1)
+        return AnchorPairs(self.latents[start], self.latents[end], self.labels[start], rows.cpu())
+
     def save(self, path: str | os.PathLike) -> Path:
         """Write the anchors as tensors only (schema ``anchor_set``)."""
         tensors = {"latents": self.latents, "labels": self.labels}
@@ -78,6 +84,7 @@ class AnchorPairs:
         start: float32, shape [P, D].
         end: float32, shape [P, D].
         labels: int64, shape [P].
+        rows: which anchors of their set start and end are, int64, shape [P, 2]; ``None`` if they are of no set.
 
     Raises:
         ValueError: a shape, dtype or value is wrong.
@@ -86,11 +93,17 @@ class AnchorPairs:
     start: torch.Tensor
     end: torch.Tensor
     labels: torch.Tensor
+    rows: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.start.ndim != 2 or self.start.shape != self.end.shape:
             raise ValueError(
                 f"start and end must both be [P, D], got {tuple(self.start.shape)} and {tuple(self.end.shape)}"
+            )
+        if self.rows is not None and (self.rows.dtype != torch.int64 or self.rows.shape != (len(self.start), 2)):
+            raise ValueError(
+                f"rows of {len(self.start)} pairs must be int64 [{len(self.start)}, 2], got {self.rows.dtype} "
+                f"{tuple(self.rows.shape)}"
             )
         check_labelled_points("starts of pairs", self.start, self.labels)
         check_labelled_points("ends of pairs", self.end, self.labels)
@@ -127,12 +140,12 @@ def random_anchors(generator: StyleGenerator, per_class: int, seed: int, truncat
     return AnchorSet(torch.cat(latents).float(), torch.cat(labels), "random", meta)
 
 
-def pair_anchors(anchors: AnchorSet, pairs_per_class: int, seed: int) -> AnchorPairs:
+def pair_anchors(anchors: AnchorSet, pairs_per_class: int | Mapping[int, int], seed: int) -> AnchorPairs:
     """Choose random pairs of two different anchors of one class, no pair twice (in either direction).
 
     Args:
         anchors: the anchors; classes without any anchor are passed over.
-        pairs_per_class: pairs of each class, >= 1, at most n (n - 1) / 2 of n anchors.
+        pairs_per_class: pairs of each class, >= 1, at most n (n - 1) / 2 of n anchors; or class -> pairs.
         seed: equal seeds give equal pairs; the global random state is not touched.
 
     Returns:
@@ -141,25 +154,30 @@ def pair_anchors(anchors: AnchorSet, pairs_per_class: int, seed: int) -> AnchorP
     Raises:
         ValueError: a class has fewer than 2 anchors, or fewer different pairs than asked for.
     """
-    if pairs_per_class < 1 or len(anchors) == 0:
-        raise ValueError(
-            f"need pairs_per_class >= 1 and some anchors, got {pairs_per_class} and {len(anchors)} anchors"
-        )
+    if len(anchors) == 0:
+        raise ValueError("there are no anchors to pair")
     first, second = [], []
-    for label in anchors.labels.unique().tolist():
+    for label, wanted in pairs_by_class(anchors, pairs_per_class).items():
         members = torch.nonzero(anchors.labels == label).flatten()
-        available = require_pairs(len(members), pairs_per_class, f"class {label}")
+        available = require_pairs(len(members), wanted, f"class {label}")
         # the first distinct values of a uniform stream are a uniform draw without replacement
         chosen: dict[int, None] = {}
         rng = generator_for(seed, "pairs", label)
-        while len(chosen) < pairs_per_class:
-            chosen.update(dict.fromkeys(torch.randint(available, (pairs_per_class,), generator=rng).tolist()))
-        for code in list(chosen)[:pairs_per_class]:
+        while len(chosen) < wanted:
+            chosen.update(dict.fromkeys(torch.randint(available, (wanted,), generator=rng).tolist()))
+        for code in list(chosen)[:wanted]:
             high = (1 + math.isqrt(1 + 8 * code)) // 2  # code = high (high - 1) / 2 + low, with 0 <= low < high
             first.append(members[code - high * (high - 1) // 2])
             second.append(members[high])
-    a, b = torch.stack(first), torch.stack(second)
-    return AnchorPairs(anchors.latents[a], anchors.latents[b], anchors.labels[a])
+    return anchors.pairs_of(torch.stack([torch.stack(first), torch.stack(second)], dim=1))
+
+
+def pairs_by_class(anchors: AnchorSet, pairs_per_class: int | Mapping[int, int]) -> dict[int, int]:
+    """How many pairs each class of the anchors is to have, by class."""
+    classes = anchors.labels.unique().tolist()
+    if isinstance(pairs_per_class, Mapping):
+        return {label: pairs_per_class[label] for label in classes}
+    return dict.fromkeys(classes, pairs_per_class)
 
 
 def require_pairs(anchors: int, pairs: int, name: str = "each class") -> int:

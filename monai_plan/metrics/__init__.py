@@ -13,6 +13,7 @@ from .nearest import nearest_rows
 from .nearest_lpips import (
     EmbeddingFeatures,
     LPIPSFeatures,
+    MapFeatures,
     load_perceptual_features,
     mean_minimal_distance,
     nearest_distances,

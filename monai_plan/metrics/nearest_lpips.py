@@ -24,6 +24,7 @@ from monai_plan.utils import import_torchvision
 __all__ = [
     "EmbeddingFeatures",
     "LPIPSFeatures",
+    "MapFeatures",
     "load_perceptual_features",
     "mean_minimal_distance",
     "nearest_distances",
@@ -115,6 +116,24 @@ class EmbeddingFeatures(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] in [-1, 1] -> unit embeddings, float32, [B, E]."""
         return F.normalize(self.embedder(images.float()).float(), dim=1)
+
+
+class MapFeatures(nn.Module):
+    """LPIPS's distance on the maps of any network, all channels weighing the same, where LPIPS itself cannot be had.
+
+    Args:
+        maps: images [B, C, H, W] -> maps [B, c, h, w] of one or more levels, e.g.
+            :class:`monai_plan.latent.NetworkMaps`.
+    """
+
+    def __init__(self, maps: nn.Module) -> None:
+        super().__init__()
+        self.maps = maps
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B, C, H, W] in [-1, 1] -> features, float32, [B, F]."""
+        levels = [F.normalize(level.float(), dim=1) for level in self.maps(images)]
+        return torch.cat([(level / (level.shape[2] * level.shape[3]) ** 0.5).flatten(1) for level in levels], dim=1)
 
 
 def load_perceptual_features(

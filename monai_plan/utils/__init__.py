@@ -3,9 +3,11 @@
 from .bundle import explain_errors, find_bundle_root, knows_id, refuse_unknown_options, root_cause, similar_ids
 from .checks import fingerprint, require_counts, require_own_folder, require_seeds
 from .enums import PlanKeys
-from .files import atomic_path, require_writable, sha256_of, write_json
+from .files import atomic_path, require_private, require_writable, sha256_of, write_json
 from .half_precision import autocast_dtype, has_half_precision
+from .patients import patient_of
 from .picture import image_grid, save_png
+from .pseudonyms import pseudonym, read_or_make_key
 from .seeding import generator_for, uniform_at
 from .tensor_file import load_tensors, save_tensors
 from .torchvision_ops import import_torchvision

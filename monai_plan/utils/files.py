@@ -7,28 +7,31 @@ import hashlib
 import json
 import math
 import os
+import shlex
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "require_writable", "sha256_of", "write_json"]
+__all__ = ["atomic_path", "require_private", "require_writable", "sha256_of", "write_json"]
 
 
-def require_writable(folder: str | os.PathLike, free_bytes: int = 0) -> Path:
+def require_writable(folder: str | os.PathLike, free_bytes: int = 0, mode: int = 0o777) -> Path:
     """Create ``folder`` if needed and prove that it can be written, before long work starts.
 
     Args:
         folder: the output folder.
         free_bytes: the space that the work will need.
+        mode: of a folder that is made now, less the umask: ``0o700`` keeps other users out.
 
     Raises:
         OSError: the folder cannot be made or written, or its disk has less than ``free_bytes`` left.
     """
     path = Path(folder).expanduser()
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode, parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
             pass
     except OSError as error:
@@ -48,11 +51,31 @@ def require_writable(folder: str | os.PathLike, free_bytes: int = 0) -> Path:
     return path
 
 
+def require_private(path: str | os.PathLike) -> None:
+    """Refuse a secret that other users of this machine may read or change; Windows keeps no such permissions.
+
+    Raises:
+        ValueError: the permissions of ``path`` let its group or others in.
+    """
+    mode = stat.S_IMODE(os.stat(path).st_mode)
+    if os.name == "posix" and mode & 0o077:
+        raise ValueError(
+            f"'{path}' is a secret and other users may read or change it (permissions {mode:04o}); it was copied "
+            f"without its permissions, or its disk keeps none. Type: chmod 600 {shlex.quote(os.fspath(path))}\n"
+            "If that changes nothing, move it to a disk that keeps permissions"
+        )
+
+
 @contextmanager
-def atomic_path(final: str | os.PathLike) -> Iterator[Path]:
+def atomic_path(final: str | os.PathLike, mode: int | None = None) -> Iterator[Path]:
     """Give a temporary path in the target's folder; rename it to ``final`` when the block ends without an error.
 
-    The temporary name keeps the target's suffix, because many writers choose their format by it.
+    The temporary name keeps the target's suffix, because many writers choose their format by it. Until the block ends
+    nobody but its owner may read it.
+
+    Args:
+        final: the file to be written; its folder is made if needed.
+        mode: its permissions, e.g. ``0o600`` for secrets; ``None``: what the umask allows.
     """
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -61,9 +84,11 @@ def atomic_path(final: str | os.PathLike) -> Iterator[Path]:
     partial = Path(name)
     try:
         yield partial
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)
+        if mode is None:
+            mask = os.umask(0)
+            os.umask(mask)
+            mode = 0o666 & ~mask
+        partial.chmod(mode)
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(partial, final)
@@ -71,9 +96,12 @@ def atomic_path(final: str | os.PathLike) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike, content: Any) -> Path:
-    """Write ``content`` as indented JSON, whole or not at all; numbers that are not finite become ``null``."""
-    with atomic_path(path) as partial:
+def write_json(path: str | os.PathLike, content: Any, mode: int | None = None) -> Path:
+    """Write ``content`` as indented JSON, whole or not at all; numbers that are not finite become ``null``.
+
+    ``mode`` is that of :func:`atomic_path`.
+    """
+    with atomic_path(path, mode) as partial:
         partial.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return Path(path)
 

@@ -25,6 +25,7 @@ def save_tensors(
     schema: str,
     version: int = 1,
     meta: Mapping[str, Any] | None = None,
+    mode: int | None = None,
 ) -> Path:
     """Write tensors with a header ``{schema, version, meta}``, whole or not at all.
 
@@ -34,10 +35,11 @@ def save_tensors(
         schema: what the file is, e.g. ``"style_generator"``.
         version: the schema's version.
         meta: plain JSON values kept beside the tensors (sizes, seeds, hashes of the inputs).
+        mode: the file's permissions, e.g. ``0o600``; ``None`` for what the umask leaves.
     """
     header = {_HEADER: json.dumps({"schema": schema, "version": version, "meta": dict(meta or {})}, sort_keys=True)}
     plain = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as partial:
+    with atomic_path(path, mode) as partial:
         save_file(plain, str(partial), metadata=header)
     return Path(path)
 

@@ -22,16 +22,17 @@ from monai_plan.utils import root_cause
 
 BUNDLE = Path(plan.__file__).resolve().parent.parent / "bundles" / "plan_tb"
 pytestmark = pytest.mark.skipif(not BUNDLE.is_dir(), reason="not a checkout")
-SHIPPED = (
-    "generator.safetensors",
-    "guide.safetensors",
-    "gate.safetensors",
-    "walks_linear.safetensors",
-    "walks_private.safetensors",
-    "identity.pt",
-    "label.pt",
-    "model.pt",
-)
+SHIPPED = {  # file -> its room
+    "generator.safetensors": "models",
+    "walks_linear.safetensors": "models",
+    "walks_private.safetensors": "models",
+    "label.pt": "models",
+    "model.pt": "models",
+    "guide.safetensors": "private",
+    "gate.safetensors": "private",
+    "identity.pt": "private",
+    "latents.safetensors": "private",
+}
 ROWS = ("real", "linear", "plan")
 
 
@@ -60,7 +61,7 @@ def test_train_from_another_directory(stage_run):
         assert (job.output / picture).read_bytes()[:4] == b"\x89PNG", picture
     weights = torch.load(job.models / "model.pt", weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
-    assert sorted(path.name for path in job.models.iterdir()) == sorted(SHIPPED)
+    assert sorted(path.name for path in job.models.iterdir()) == sorted([*SHIPPED, "ledger.json"])
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,7 @@ def test_train_from_another_directory(stage_run):
         ("train_identity", ["identity_file"]),
         ("train_label", ["label_file"]),
         ("train_gate", ["gate_file"]),
+        ("invert", ["latents_file"]),
         ("walk", ["line_file", "walk_file"]),
     ],
 )
@@ -81,13 +83,15 @@ def test_each_stage_writes_its_file(stage_run, stage, ids):
         file.unlink()
     before = {path.name for path in job.models.iterdir()}
     run(workflow)
-    assert {path.name for path in job.models.iterdir()} == before | {file.name for file in files}
+    made = {file.name for file in files} | ({"encoder.safetensors"} if stage == "invert" else set())
+    assert {path.name for path in job.models.iterdir()} == before | made
     base = stage_run("train").workflow if stage != "walk" else None
     reader = {
         "train_gan": "generator",
         "train_gate": "gate",
         "train_label": "$plan.utils.load_weights(@network_def, @label_file)",
         "train_identity": None,
+        "invert": None,
         "walk": None,
     }[stage]
     if stage == "walk":
@@ -95,9 +99,17 @@ def test_each_stage_writes_its_file(stage_run, stage, ids):
         assert (linear.kind, private.kind) == ("linear", "private") and linear.points.shape == (4, 8, 128)
         assert torch.equal(linear.points[:, [0, -1]], private.points[:, [0, -1]])
         assert not torch.equal(linear.points, private.points)
+    elif stage == "invert":
+        inverted = plan.latent.InvertedImages.load(files[0])
+        assert {name: inverted.splits.count(name) for name in set(inverted.splits)} == {
+            "training": 48,
+            "validation": 24,
+        }
+        record = json.loads((job.output / "inversion.json").read_text())
+        assert record["perceptual"]["training"]["count"] == 48 and (job.output / "inversion.png").is_file()
     elif reader is None:
         weights = torch.load(files[0], weights_only=True)
-        assert weights["fc.weight"].shape == (8, 8)  # eight training patients of eight features
+        assert weights["fc.weight"].shape == (12, 8)  # twelve training patients of eight features
     else:
         config = base(loaded=reader if reader.startswith("$") else f"@{reader}")
         assert isinstance(config.parser.get_parsed_content("loaded"), torch.nn.Module)
@@ -264,7 +276,7 @@ def test_targets_are_dotted(config):
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_weights_load(name):
-    file = BUNDLE / "models" / name
+    file = BUNDLE / SHIPPED[name] / name
     assert file.is_file(), f"{name} must ship with the bundle"
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / f"{config}.json") for config in ("train", "walk")])
@@ -274,9 +286,12 @@ def test_shipped_weights_load(name):
         assert plan.utils.load_weights(parser.get_parsed_content(network), file)
     elif name.startswith("walks"):
         walks = plan.latent.WalkSet.load(file)
-        assert walks.verified.any() and walks.labels.unique().tolist() == [0, 1]
+        assert walks.verified.any() and walks.labels.unique().tolist() == [0, 1] and walks.meta["k"] == 12
         generator = parser.get_parsed_content("generator")
         assert generator.synthesize(walks.points[0, 1:2]).shape == (1, 1, 64, 64)
+    elif name.startswith("latents"):
+        inverted = plan.latent.InvertedImages.load(file)
+        assert plan.latent.latents_by_patient(inverted, parser.get_parsed_content("generator"))
     elif name.startswith("guide"):
         assert plan.networks.nets.LatentGuide.load(file).config["num_classes"] == 2
     else:
@@ -284,16 +299,17 @@ def test_shipped_weights_load(name):
 
 
 def test_shipped_weights_are_small():
-    sizes = {path.name: path.stat().st_size for path in (BUNDLE / "models").rglob("*") if path.is_file()}
+    folders = (BUNDLE / room for room in set(SHIPPED.values()))
+    sizes = {path.name: path.stat().st_size for room in folders for path in room.rglob("*") if path.is_file()}
     assert sum(sizes.values()) < 22 * 10**6 and max(sizes.values(), default=0) < 25 * 10**6, sizes
 
 
 def test_folders_lie_in_the_bundle_whatever_the_directory():
     words = ["--config_file", str(BUNDLE / "configs" / "train.json")]
-    printed = {"initialize": ["$print('folders', @models_dir, @output_dir)"], "run": [], "finalize": []}
+    printed = {"initialize": ["$print('folders', @models_dir, @private_dir, @output_dir)"], "run": [], "finalize": []}
     options = [word for name, value in printed.items() for word in (f"--{name}", str(value))]
     done = in_shell([sys.executable, "-m", "monai.bundle", "run", *words, *options])
-    assert f"folders {BUNDLE}/models {BUNDLE}/output" in done.stdout, done.stderr[-2000:]
+    assert f"folders {BUNDLE}/models {BUNDLE}/private {BUNDLE}/output" in done.stdout, done.stderr[-2000:]
 
 
 def test_configs_are_found_only_where_they_are(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from monai_plan.data import identity_items
+from monai_plan.data import identity_items, require_group_size
 
 
 def test_labels_number_the_patients_in_order_and_leave_the_input_alone():
@@ -31,3 +31,21 @@ def test_labels_number_the_patients_in_order_and_leave_the_input_alone():
 def test_refuses(items, message):
     with pytest.raises(ValueError, match=message):
         identity_items(items)
+
+
+def patients(*counts):
+    return [{"patient_id": f"{c}-{i}", "label": c} for c, count in enumerate(counts) for i in range(count)] * 2
+
+
+def test_group_size_counts_patients_not_images():
+    require_group_size(patients(8, 9), 4)
+    with pytest.raises(ValueError, match="class 0 has images of 7 patient.s., and .* k=4 need 8. Set --k 3"):
+        require_group_size(patients(7, 20), 4)
+    with pytest.raises(ValueError, match="No k is small enough"):
+        require_group_size(patients(7, 3), 2)
+
+
+@pytest.mark.parametrize("k", [1, 2.0, True, "12"])
+def test_group_size_refuses(k):
+    with pytest.raises(ValueError, match="whole number from 2 on"):
+        require_group_size(patients(50, 50), k)

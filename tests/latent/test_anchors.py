@@ -52,7 +52,7 @@ def test_pairs_are_distinct_and_within_class(count, pairs):
     [
         (lambda: pair_anchors(make_anchors([3, 1]), 1, 0), r"class 1 has 1 anchor"),
         (lambda: pair_anchors(make_anchors([3]), 4, 0), r"make 3 different pair"),
-        (lambda: pair_anchors(make_anchors([3]), 0, 0), "pairs_per_class >= 1"),
+        (lambda: pair_anchors(make_anchors([3]), 0, 0), "whole numbers from 1 on"),
         (lambda: random_anchors(FakeGenerator(), 0, 0), "per_class"),
         (lambda: AnchorSet(torch.zeros(2, 3), torch.zeros(2).long(), "projected"), "k-same first"),
         (lambda: AnchorSet(torch.zeros(2, 3), torch.zeros(3).long(), "random"), "one label a row"),

@@ -12,6 +12,7 @@ from torch import nn
 from monai_plan.metrics import (
     EmbeddingFeatures,
     LPIPSFeatures,
+    MapFeatures,
     load_perceptual_features,
     mean_minimal_distance,
     nearest_distances,
@@ -143,3 +144,17 @@ def test_wrong_input_is_refused(tmp_path, weights):
         nearest_distances(images * torch.nan, images, features)
     with pytest.raises(ValueError, match="resize"):
         nearest_distances(images, torch.zeros(1, 1, 64, 64), features)
+
+
+def test_map_distance_by_hand():
+    class Maps(torch.nn.Module):
+        def forward(self, images):
+            return [images, torch.nn.functional.avg_pool2d(images, 2)]
+
+    a, b = torch.zeros(2, 1, 2, 2, 2).unbind()
+    a[:, 0], b[:, 0] = 3.0, 5.0
+    b[0, :, 1, 1] = torch.tensor([0.0, 7.0])  # one of four pixels points the other way, and so a quarter of the mean
+    pooled = torch.nn.functional.normalize(torch.tensor([15 / 4, 7 / 4]), dim=0)
+    expected = 2 / 4 + float((pooled - torch.tensor([1.0, 0.0])).square().sum())
+    distance = (MapFeatures(Maps())(a) - MapFeatures(Maps())(b)).square().sum()
+    assert float(distance) == pytest.approx(expected)

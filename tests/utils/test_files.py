@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from monai_plan.utils import atomic_path, require_writable, sha256_of, write_json
+from monai_plan.utils.files import require_private
+
+posix = pytest.mark.skipif(os.name != "posix", reason="Windows keeps no such permissions")
 
 
 def names(folder: Path) -> list[str]:
@@ -51,6 +54,64 @@ def test_permissions_follow_the_umask(tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+def permissions(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@posix
+@pytest.mark.parametrize("mask", [0, 0o022, 0o077])
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644])
+def test_a_given_mode_overrules_the_umask_and_the_file_that_was_there(tmp_path, mask, mode):
+    (tmp_path / "old.json").touch()
+    (tmp_path / "old.json").chmod(0o666)
+    before = os.umask(mask)
+    try:
+        for name in ("old.json", "new.json"):
+            write_json(tmp_path / name, {}, mode=mode)
+            assert permissions(tmp_path / name) == mode
+    finally:
+        os.umask(before)
+
+
+@posix
+@pytest.mark.parametrize("mode", [None, 0o600, 0o644])
+def test_the_temporary_file_is_for_its_owner_alone(tmp_path, mode):
+    before = os.umask(0)
+    try:
+        with atomic_path(tmp_path / "file", mode) as partial:
+            assert permissions(partial) == 0o600
+            partial.write_text("x")
+            assert permissions(partial) == 0o600
+    finally:
+        os.umask(before)
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644, 0o610])
+def test_a_secret_that_others_may_reach_is_refused(tmp_path, mode):
+    secret = tmp_path / "a secret.json"
+    secret.touch()
+    secret.chmod(mode)
+    with pytest.raises(ValueError, match=f"permissions {mode:04o}.*chmod 600 '{secret}'"):
+        require_private(secret)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_secret_of_its_owner_is_taken(tmp_path, mode):
+    (tmp_path / "secret").touch()
+    (tmp_path / "secret").chmod(mode)
+    require_private(tmp_path / "secret")
+
+
+def test_windows_keeps_no_permissions(tmp_path, monkeypatch):
+    secret = tmp_path / "secret"
+    secret.touch()
+    secret.chmod(0o644)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "name", "nt")
+        require_private(secret)
 
 
 def test_require_writable_makes_the_folder_and_leaves_it_empty(tmp_path):

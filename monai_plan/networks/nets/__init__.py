@@ -1,6 +1,7 @@
-"""Networks: generator, discriminator, embedder, and the two that plan walks in W."""
+"""Networks: generator, discriminator, embedder, encoder, and the two that plan walks in W."""
 
 from .identity_embedder import IdentityEmbedder
+from .latent_encoder import LatentEncoder
 from .latent_guide import LatentGuide
 from .published_weights import (
     discriminator_from_published,

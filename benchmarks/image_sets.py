@@ -1,0 +1,101 @@
+"""Sets of images of one data set, measured alike: distance to real patients, KID, and the classifiers they train."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+import torch
+from common import bundle_config
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from monai_plan.data import stack_images
+from monai_plan.engines import initial_network, predict, train_classifier
+from monai_plan.latent import WalkSteering
+from monai_plan.latent.verification import Judge
+from monai_plan.metrics import kernel_distance, load_image_features, load_perceptual_features, nearest_distances
+from monai_plan.report.scores import auroc_with_interval
+from monai_plan.utils import generator_for
+
+SPLITS = ("validation", "testing", "training")
+DRAWN_AT_ONCE = 64
+
+
+class ImageSets:
+    """Networks, gate and real images of one data set."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.config = config = bundle_config(options)
+        self.steering: WalkSteering = config.get_parsed_content("walk#steering")
+        self.gate = config.get_parsed_content("gate")
+        self.judge = Judge(self.steering.generator, self.gate, self.steering.label_network)
+        self.device = self.judge.device
+        load, splits = config.get_parsed_content("load_image"), config.get_parsed_content("splits")
+        self.real = {name: stack_images([load(item) for item in splits[name]]) for name in SPLITS}
+        self.features, self.distance = load_perceptual_features(options.lpips_weights or None, self.gate.embedder)
+        extractor = "squeezenet" if options.extractor_weights else "random"
+        self.extractor = load_image_features(extractor, options.extractor_weights)
+        self.real_features = self.extractor(self.real["validation"].images)
+        # galleries of equal size: of patients that the generator was trained on, and of others
+        self.others = torch.cat([self.real["validation"].images, self.real["testing"].images])
+        chosen = torch.randperm(len(self.real["training"].images), generator=generator_for(0, "gallery of members"))
+        count = min(len(self.others), len(chosen))
+        self.others, self.members = self.others[:count], self.real["training"].images[chosen[:count]]
+
+    def passing(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Which latents give images that the gate accepts and the label network agrees with, bool on the CPU."""
+        parts = zip(latents.split(DRAWN_AT_ONCE), labels.split(DRAWN_AT_ONCE), strict=True)
+        verdicts = [self.judge(*part) for part in parts]
+        return torch.cat([accepted & agreed for accepted, agreed in verdicts])
+
+    def measure(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, Any]:
+        """Distances, KID and classifiers of a set of images."""
+        nearest = nearest_distances(images, self.real["training"].images, self.features)
+        halves = [nearest_distances(images, gallery, self.features) for gallery in (self.members, self.others)]
+        embedded = torch.cat([self.gate.distances(part).cpu() for part in images.split(DRAWN_AT_ONCE)])
+        record: dict[str, Any] = {
+            "images": len(images),
+            "distance_mean": float(nearest.mean()),
+            "distance_5_percent": float(nearest.quantile(0.05)),
+            "distance_least": float(nearest.min()),
+            "distance_members": float(halves[0].mean()),
+            "distance_others": float(halves[1].mean()),
+            "gate_distance_mean": float(embedded.mean()),
+            "kid": kernel_distance(self.extractor(images), self.real_features),
+        }
+        per_seed = [self.classify(images, labels, seed) for seed in self.options.seeds]
+        for name in per_seed[0] if per_seed else ():
+            values = [figures[name] for figures in per_seed]
+            record[name] = statistics.fmean(values)
+            record[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+            record[f"{name}_by_seed"] = values
+        return record
+
+    def classify(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, float]:
+        """A classifier trained on the set, drawn from with replacement; its figures on each real split."""
+        items = [{"image": image, "label": int(label)} for image, label in zip(images, labels, strict=True)]
+        real = {
+            name: DataLoader(
+                [{"image": i, "label": int(y)} for i, y in zip(of.images, of.labels, strict=True)], batch_size=64
+            )
+            for name, of in self.real.items()
+        }
+        factory = self.config.get_parsed_content("network_factory")
+        network = initial_network(factory, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(generator_for(seed, "classifier").initial_seed())
+            balance = torch.bincount(labels).double().reciprocal()[labels]
+            order = generator_for(seed, "order")
+            sampler = WeightedRandomSampler(balance, self.options.draws, generator=order)
+            drawn = DataLoader(items, batch_size=32, sampler=sampler)
+            prepare = self.config.get_parsed_content("prepare_batch")
+            epochs = self.options.epochs
+            train_classifier(network, drawn, real["validation"], epochs, 1e-3, self.device, prepare)
+            found = {}
+            for name, loader in real.items():
+                probabilities, truth = predict(network, loader, self.device)
+                found[f"auroc_{name}"] = auroc_with_interval(probabilities, truth)[0]
+                found[f"accuracy_{name}"] = float((probabilities.argmax(dim=1) == truth).double().mean())
+        return found

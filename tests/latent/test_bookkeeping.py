@@ -1,0 +1,99 @@
+"""The ledger follows walks, releases and withdrawals, and speaks up when a withdrawn patient comes back."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from monai_plan.latent import Ledger, WalkSet, record_release, record_walks, require_not_withdrawn
+from monai_plan.latent.aggregation import Group, Grouping
+from monai_plan.utils import pseudonym, sha256_of
+
+KEY = bytes(range(32))
+GROUPING = Grouping(2, (Group(0, 0, ("ann", "bob")), Group(3, 0, ("cyd", "dan", "eve"))), ("fay",))
+
+
+def walks(pairs, seed=0):
+    points = torch.randn(len(pairs), 4, 5, generator=torch.Generator().manual_seed(seed))
+    verified = torch.zeros(len(pairs), 4, dtype=torch.bool)
+    verified[:, 1] = True
+    return WalkSet(points, torch.zeros(len(pairs), dtype=torch.int64), verified, "private", {"pairs": pairs})
+
+
+@pytest.fixture
+def files(tmp_path):
+    walk_file = walks([[0, 3]]).save(tmp_path / "walks.safetensors")
+    return tmp_path / "ledger.json", walk_file
+
+
+def test_walks_are_recorded_with_their_groups(files):
+    ledger_file, walk_file = files
+    assert record_walks(ledger_file, GROUPING, [walk_file], keyed=False) == Ledger.load(ledger_file)
+    touched = Ledger.load(ledger_file).touched("eve")
+    assert (touched.anchor, touched.walks[0].images) == (3, ("0:1",))
+
+
+def test_unreleased_walks_are_forgotten_and_released_ones_kept(files, tmp_path):
+    ledger_file, walk_file = files
+    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    record_release(ledger_file, walk_file, tmp_path / "release", "images", {"0-1.png": "abc"})
+    released = sha256_of(walk_file)
+    walks([[3, 0], [0, 3]], seed=1).save(walk_file)
+    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    unreleased = sha256_of(walk_file)
+    walks([[3, 0]], seed=2).save(walk_file)
+    ledger = record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    known = {record.sha256 for record in ledger.walks}
+    assert known == {released, sha256_of(walk_file)} and unreleased not in known
+    assert [release.folder for release in ledger.touched("ann").releases] == ["release"]
+    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)  # the same once more
+    assert len(Ledger.load(ledger_file).walks) == 2
+
+
+def test_a_withdrawal_stays(files):
+    ledger_file, walk_file = files
+    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    without = dataclasses.replace(GROUPING, left_over=())
+    record_walks(ledger_file, without, [walk_file], keyed=False, withdrawn=["fay"])
+    assert record_walks(ledger_file, without, [walk_file], keyed=False).withdrawn == ("fay",)
+    with pytest.raises(ValueError, match="withdrawn and are here again"):
+        record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    assert Ledger.load(ledger_file).grouping == without
+
+
+def test_names_and_pseudonyms_are_not_mixed(files):
+    ledger_file, walk_file = files
+    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    with pytest.raises(ValueError, match="holds names, and now pseudonyms=true"):
+        record_walks(ledger_file, GROUPING, [walk_file], keyed=True)
+
+
+def test_a_release_of_random_walks_needs_no_ledger(tmp_path):
+    file = dataclasses.replace(walks([[0, 3]]), meta={}).save(tmp_path / "walks.safetensors")
+    record_release(tmp_path / "ledger.json", file, tmp_path / "release", "walks", {})
+    assert not (tmp_path / "ledger.json").exists()
+
+
+def test_a_release_of_unknown_walks_is_refused(files, tmp_path):
+    ledger_file, walk_file = files
+    with pytest.raises(FileNotFoundError, match="no ledger at"):
+        record_release(ledger_file, walk_file, tmp_path / "release", "walks", {})
+    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    walks([[0, 3]], seed=7).save(walk_file)
+    with pytest.raises(ValueError, match="not in the ledger"):
+        record_release(ledger_file, walk_file, tmp_path / "release", "walks", {})
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_withdrawn_patients_are_noticed_in_the_datalist(files, key):
+    ledger_file, walk_file = files
+    names = {name: name if key is None else pseudonym(name, key) for name in ("ann", "bob", "cyd", "dan", "eve", "fay")}
+    groups = tuple(
+        dataclasses.replace(group, patients=tuple(sorted(names[name] for name in group.patients)))
+        for group in GROUPING.groups
+    )
+    require_not_withdrawn(ledger_file, [{"patient_id": "fay"}], key)  # no ledger yet
+    record_walks(ledger_file, Grouping(2, groups, ()), [walk_file], key is not None, withdrawn=[names["fay"]])
+    require_not_withdrawn(ledger_file, [{"patient_id": "ann"}, {"group_id": "bob"}], key)
+    with pytest.raises(ValueError, match="withdrew their data, the first is 'fay'"):
+        require_not_withdrawn(ledger_file, [{"patient_id": "ann"}, {"group_id": "fay"}], key)
