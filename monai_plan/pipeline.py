@@ -111,7 +111,9 @@ class Pipeline:
         for _, files, overrides in plan:
             _check_settings(files, overrides)
         self._check_images(common)
-        write_json(output / RUN, {"bundle": str(Path(self.bundle).resolve()), "settings": {**self.overrides, **common}})
+        run = {"bundle": str(Path(self.bundle).resolve()), "settings": {**self.overrides, **common}}
+        if _read_record(output / RUN) != run:
+            write_json(output / RUN, run)
         begun = time.monotonic()
         for number, (stage, files, overrides) in enumerate(plan, 1):
             record = output / "stages" / f"{stage.name}.json"

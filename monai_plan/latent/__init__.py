@@ -8,12 +8,11 @@ from .aggregation import (
     group_centroids,
     group_cost,
     group_patients,
-    spread_centroids,
     withdraw_patient,
 )
 from .amortised import fit_walk_network, train_walk_network, walk_amortised
 from .anchor_graph import pair_coverage, pair_neighbours
-from .anchor_spread import spread_anchors
+from .anchor_spread import spread_centroids
 from .anchors import AnchorPairs, AnchorSet, pair_anchors, random_anchors, require_pairs
 from .bookkeeping import record_release, record_walks, require_not_withdrawn
 from .encoder import fit_encoder, saved_encoder
@@ -27,7 +26,7 @@ from .invert_splits import invert_splits, latents_by_patient
 from .inverted_images import InvertedImages
 from .ledger import Ledger, ReleaseRecord, Touched, TouchedWalks, WalkRecord
 from .open_set import OpenSetIdentity, open_set_steering, usual_distance
-from .prior import LatentPrior, gaussianised, ungaussianised
+from .prior import LatentPrior, gaussianised
 from .repair import repair_walks
 from .style_alignment import FeatureMaps, NetworkMaps, StyleOptions, align_style
 from .verification import verify_walks

@@ -27,7 +27,6 @@ __all__ = [
     "group_centroids",
     "group_cost",
     "group_patients",
-    "spread_centroids",
     "withdraw_patient",
 ]
 
@@ -274,39 +273,6 @@ def group_centroids(grouping: Grouping, patients: PatientLatents) -> AnchorSet:
     return AnchorSet(torch.stack(means).float(), labels, "k_same", meta)
 
 
-def spread_centroids(centroids: AnchorSet, patients: PatientLatents) -> AnchorSet:
-    """Draw the centroids of each class apart, until they vary as much as its patients do.
-
-    The mean of k latents keeps about a k-th of their variance, so centroids crowd around the class's mean image and
-    walks between them show little else. Each is moved away from the mean of the class by one factor a class,
-    ``sqrt(mean |patient - mean|^2 / mean |centroid - mean|^2)``. An anchor is still a function of its group's mean, in
-    which all k weigh the same, and of the class's mean and scatter, which belong to all its patients; but each patient
-    weighs ``factor / k`` in it, so it needs the gate's verdict more than the plain centroid does.
-
-    Args:
-        centroids: of :func:`group_centroids`.
-        patients: the latents that were grouped; those left over count too.
-
-    Returns:
-        Anchors in the same order; ``meta["spread"]`` has the factors by class, as text.
-
-    Raises:
-        ValueError: a class of the centroids has no patient.
-    """
-    latents, factors = centroids.latents.double(), {}
-    for label in centroids.labels.unique().tolist():
-        anchors, members = centroids.labels == label, patients.labels.cpu() == label
-        if not members.any():
-            raise ValueError(f"no patient is of class {label}, of which there are centroids; give what was grouped")
-        mean = patients.latents.cpu()[members].double().mean(dim=0)
-        apart = latents[anchors] - mean
-        scatter = (patients.latents.cpu()[members] - mean).square().sum(dim=1).mean()
-        own = apart.square().sum(dim=1).mean()
-        factors[str(label)] = factor = float((scatter / own).sqrt()) if own > 0 else 1.0
-        latents[anchors] = mean + factor * apart
-    return replace(centroids, latents=latents.float(), meta={**centroids.meta, "spread": factors})
-
-
 def _check_k(k: int) -> None:
     if not isinstance(k, int) or k < 2:
         raise ValueError(f"k must be a whole number from 2 on, got {k!r}; a group of one is a patient. Set k=12")
@@ -412,7 +378,7 @@ def _greedy(points: np.ndarray, k: int) -> np.ndarray:
     for number in range(len(points) // k - 1):
         # squared distances without the square of the other end, which is the same for all
         far = np.where(free, norms - 2 * (points @ (total / free.sum())), -np.inf).argmax()
-        near = np.where(free, norms - 2 * (points @ points[far]), np.inf).argsort(kind="stable")[:k]
+        near = np.where(free, norms - 2 * (points @ points[far]), np.inf).argpartition(k)[:k]
         numbers[near], free[near] = number, False
         total -= points[near].sum(axis=0)
     return numbers

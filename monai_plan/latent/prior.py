@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from monai.networks.utils import eval_mode
 
 from monai_plan.latent.frozen import device_of
@@ -21,7 +20,7 @@ from monai_plan.networks.layers.equalized import LRELU_GAIN, LRELU_SLOPE
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.utils import generator_for, load_tensors, save_tensors
 
-__all__ = ["LatentPrior", "gaussianised", "ungaussianised"]
+__all__ = ["LatentPrior", "gaussianised"]
 
 SHRINKAGE = 0.3
 """Share of the mean variance that every direction gets: cov <- 0.7 cov + 0.3 mean variance.
@@ -42,11 +41,6 @@ def gaussianised(w: torch.Tensor) -> torch.Tensor:
     """
     v = w / LRELU_GAIN
     return torch.where(v >= 0, v, v / LRELU_SLOPE)
-
-
-def ungaussianised(v: torch.Tensor) -> torch.Tensor:
-    """V back to W: the inverse of :func:`gaussianised`."""
-    return F.leaky_relu(v, LRELU_SLOPE) * LRELU_GAIN
 
 
 @dataclass(frozen=True)
