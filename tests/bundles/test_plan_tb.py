@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import config_files
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset
@@ -113,6 +114,50 @@ def test_each_stage_writes_its_file(stage_run, stage, ids):
     else:
         config = base(loaded=reader if reader.startswith("$") else f"@{reader}")
         assert isinstance(config.parser.get_parsed_content("loaded"), torch.nn.Module)
+
+
+@pytest.mark.parametrize("anchors", ["centroids", "spread", "style_aligned"])
+def test_k_same_anchors_by_option(stage_run, anchors):
+    job = stage_run("walk")
+    (job.models / "ledger.json").unlink()
+    workflow = job.workflow(**{"walk#anchors": f"@walk#{anchors}"})
+    run(workflow)
+    made, centroids = (workflow.parser.get_parsed_content(f"walk#{name}") for name in ("anchors", "centroids"))
+    assert torch.equal(made.latents, centroids.latents) == (anchors == "centroids")
+    ends = plan.latent.WalkSet.load(job.models / "walks_private.safetensors").points[:, [0, -1]].flatten(0, 1)
+    assert all(any(torch.equal(end, latent) for latent in made.latents) for end in ends)
+    ledger = plan.latent.Ledger.load(job.models / "ledger.json")
+    assert ledger.grouping.k == 2 and {record.kind for record in ledger.walks} == {"linear", "private"}
+
+
+def test_random_anchors_need_no_latents_and_no_ledger(stage_run):
+    job = stage_run("walk", "random_anchors")
+    for name in ("ledger.json", "latents.safetensors"):
+        (job.models / name).unlink()
+    run(job.workflow())
+    assert not (job.models / "ledger.json").exists()
+    walks = plan.latent.WalkSet.load(job.models / "walks_private.safetensors")
+    assert len(walks) == 4 and "pairs" not in walks.meta and "k" not in walks.meta
+
+
+def test_latents_in_w_plus_are_kept_apart(stage_run):
+    job = stage_run("invert")
+    latents = job.models / "w_plus.safetensors"
+    settings = {"inversion#options#space": "w+", "latents_file": str(latents)}
+    run(job.workflow(**settings))
+    assert plan.latent.InvertedImages.load(latents).latents.shape == (72, 8, 128)
+    walk = stage_run("walk")
+    (walk.models / "w_plus.safetensors").write_bytes(latents.read_bytes())
+    with pytest.raises(RuntimeError) as error:
+        walk.workflow(latents_file=str(walk.models / "w_plus.safetensors")).run()
+    assert "inverted into W+, and walks run in W" in str(root_cause(error.value))
+
+
+@pytest.mark.parametrize("k", [2, 5, 20])
+def test_overlays_for_k(k):
+    parser = ConfigParser()
+    parser.read_config(config_files("walk", f"k{k}"))
+    assert parser["k"] == k and "@k" in parser["walk#grouping"]
 
 
 @pytest.mark.parametrize("method", ["published", "amortised"])
