@@ -110,7 +110,7 @@ class KSame:
         self.inverted = inverted.of_split("training")
         self.inversion: dict[str, Any] = self._inversion_time() if options.timed else {}
         for split in sorted(set(inverted.splits)):
-            errors = inverted.of_split(split).errors()
+            errors = inverted.of_split(split).errors_by_patient()
             self.inversion[split] = {name: float(values.mean()) for name, values in errors.items()}
         self.patients = average_by_patient(self.inverted.latents, self.inverted.labels, self.inverted.patients)
         self.guide = self._guide()

@@ -62,7 +62,7 @@ STAGES = (
     Stage("train_identity", (), ("identity_file",)),
     Stage("train_label", (), ("label_file",)),
     Stage("train_gate", (), ("gate_file",)),
-    Stage("invert", ("generator_file", "label_file"), ("latents_file",)),
+    Stage("invert", ("generator_file", "label_file"), ("latents_file",), ("inversion#part_file",)),
     Stage(
         "walk",
         ("generator_file", "identity_file", "label_file", "gate_file", "latents_file"),
@@ -111,9 +111,6 @@ class Pipeline:
         for _, files, overrides in plan:
             _check_settings(files, overrides)
         self._check_images(common)
-        run = {"bundle": str(Path(self.bundle).resolve()), "settings": {**self.overrides, **common}}
-        if _read_record(output / RUN) != run:
-            write_json(output / RUN, run)
         begun = time.monotonic()
         for number, (stage, files, overrides) in enumerate(plan, 1):
             record = output / "stages" / f"{stage.name}.json"
@@ -121,6 +118,8 @@ class Pipeline:
             inputs = self._inputs(parser, stage, overrides)
             title = f"stage {number} of {len(plan)}, {stage.name}"
             found = _read_record(record)
+            if stage.name == "train":  # now everything is of these settings that is worked with later
+                self._keep_settings(output, common)
             if _complete(found, inputs):
                 print(f"{title}: complete, skipped", flush=True)
                 continue
@@ -137,6 +136,12 @@ class Pipeline:
             print(f"{title}: done in {seconds:.0f} s", flush=True)
         print(f"all {len(plan)} stages complete after {time.monotonic() - begun:.0f} s; results in {output}")
         return output
+
+    def _keep_settings(self, output: Path, common: Mapping[str, Any]) -> None:
+        data = {name: value for name, value in common.items() if name not in _rooms(output)}
+        run = {"bundle": str(Path(self.bundle).resolve()), "settings": {**data, **self.overrides}}
+        if _read_record(output / RUN) != run:
+            write_json(output / RUN, run)
 
     def _data(self, output: Path) -> dict[str, Any]:
         """Config values of the data set."""
@@ -238,7 +243,7 @@ def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **override
             "pipeline`, or run that command once more: what is complete is skipped"
         )
     files = _config_files(run["bundle"], overlays)
-    _run_config(files, _known({**run["settings"], **_rooms(output), **overrides}, files))
+    _run_config(files, _known({**_rooms(output), **run["settings"], **overrides}, files))
 
 
 def _rooms(output: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_plan.utils import PlanKeys, patient_of
+from monai_plan.utils import PlanKeys, class_of_patient, patient_of
 
 __all__ = ["identity_items", "require_group_size"]
 
@@ -42,12 +42,16 @@ def require_group_size(items: Sequence[Mapping[str, Any]], k: int) -> None:
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 2:
         raise ValueError(f"k must be a whole number from 2 on, got {k!r}; 12 keeps the nominal risk 1/k below 0.09")
-    seen = {(patient_of(item), int(item[PlanKeys.LABEL])) for item in items}
-    counts = Counter(label for _, label in seen)
-    label, fewest = min(counts.items(), key=lambda count: (count[1], count[0]))
+    labels: dict[str, list[int]] = {}
+    for item in items:
+        labels.setdefault(patient_of(item), []).append(int(item[PlanKeys.LABEL]))
+    patients = Counter(map(class_of_patient, labels.values()))
+    classes = {label for of_patient in labels.values() for label in of_patient}
+    label, fewest = min(((label, patients[label]) for label in classes), key=lambda count: (count[1], count[0]))
     if fewest < 2 * k:
-        advice = f"Set --k {fewest // 2} (nominal risk 1/{fewest // 2})" if fewest >= 4 else "No k is small enough"
+        advice = f"Set k={fewest // 2} (nominal risk 1/{fewest // 2})" if fewest >= 4 else "No k is small enough"
         raise ValueError(
-            f"class {label} has images of {fewest} patient(s), and two groups of k={k} need {2 * k}. {advice}, or "
-            "let walks start from random latents, which carry no such promise: overlay random_anchors.json"
+            f"class {label} has {fewest} patient(s), each counted in the class of most of their images, and two groups "
+            f"of k={k} need {2 * k}. {advice}, or let walks start from random latents, which carry no such promise "
+            "(pipeline: --set walk#anchors=null walk#k_same_check=null walk#record=null; bundle: random_anchors.json)"
         )

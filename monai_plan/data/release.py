@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ def write_release(
     labels: Mapping[str, str] | Sequence[str] | None = None,
     batch_size: int = 64,
     progress: bool = True,
+    record: Callable[[dict[str, str]], None] | None = None,
 ) -> dict[str, str]:
     """Write a folder that may be given away: verified points alone, as latents with their generator, or as pictures.
 
@@ -77,6 +78,7 @@ def write_release(
         labels: the classes' names, a list or ``{"0": name, …}`` as in a datalist; ``None`` for their numbers.
         batch_size: images rendered at once, >= 1.
         progress: show a progress bar where tqdm is installed.
+        record: called with what is returned, before the folder gets its name: if it raises, nothing was released.
 
     Returns:
         The name of each file, relative to the folder, and its SHA-256: what a ledger's release record keeps.
@@ -111,6 +113,8 @@ def write_release(
         written = [path for path in sorted(part.rglob("*")) if path.is_file()]
         files = {path.relative_to(part).as_posix(): sha256_of(path) for path in written}
         files[MANIFEST] = sha256_of(write_json(part / MANIFEST, _manifest(shown, mode, names, files)))
+        if record is not None:
+            record(files)
         _put_in_place(part, folder, backup=room.with_name(f"{room.name}.old"))
     finally:
         shutil.rmtree(room, ignore_errors=True)

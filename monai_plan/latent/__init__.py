@@ -14,7 +14,13 @@ from .amortised import fit_walk_network, train_walk_network, walk_amortised
 from .anchor_graph import pair_coverage, pair_neighbours
 from .anchor_spread import spread_centroids
 from .anchors import AnchorPairs, AnchorSet, pair_anchors, random_anchors, require_pairs
-from .bookkeeping import record_release, record_walks, require_not_withdrawn
+from .bookkeeping import (
+    name_in_ledger,
+    record_release,
+    record_walks,
+    require_not_withdrawn,
+    require_recorded,
+)
 from .encoder import fit_encoder, saved_encoder
 from .fit_guide import FittedGuide, fit_guide
 from .gate import PrivacyGate, require_holdout
@@ -33,4 +39,4 @@ from .verification import verify_walks
 from .walk_planner import WalkPlanner, require_plan, steps_for
 from .walk_set import WalkSet
 from .walks import WalkOptions, WalkSteering, WalkTerms, walk_linear, walk_private, walk_terms
-from .withdrawal import changed_anchors, replan_walks
+from .withdrawal import darken_paths, replan_walks, withdraw

@@ -8,7 +8,6 @@ has the centroid before it as well: put the new anchors in the place of the old 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +17,7 @@ from monai.utils import optional_import
 
 from monai_plan.latent.anchors import AnchorSet
 from monai_plan.latent.points import check_labelled_points
+from monai_plan.utils import class_of_patient
 
 __all__ = [
     "Group",
@@ -71,7 +71,7 @@ class Group:
     """Patients who share an anchor.
 
     Attributes:
-        anchor: number of the anchor, kept for life; a number is never given twice.
+        anchor: number of the anchor, kept through withdrawals; a new grouping counts from 0 again.
         label: their class.
         patients: their names, sorted.
     """
@@ -144,11 +144,11 @@ def average_by_patient(latents: torch.Tensor, labels: torch.Tensor, patients: Se
         rows.setdefault(patients[row], []).append(row)
     means, chosen, used = [], [], 0
     for name in sorted(rows):
-        images = Counter(classes[row] for row in rows[name])
-        label = max(images, key=lambda one: (images[one], one))
-        means.append(latents[[row for row in rows[name] if classes[row] == label]].double().mean(dim=0))
+        label = class_of_patient(classes[row] for row in rows[name])
+        own = [row for row in rows[name] if classes[row] == label]
+        means.append(latents[own].double().mean(dim=0))
         chosen.append(label)
-        used += images[label]
+        used += len(own)
     if used < len(latents):
         left_out = len(latents) - used
         logger.info("%d of %d images left out: of another class than their patient's", left_out, len(latents))

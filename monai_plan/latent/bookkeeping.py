@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,16 +14,51 @@ from monai_plan.latent.ledger import Ledger, ReleaseRecord, WalkRecord
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.utils import patient_of, pseudonym, sha256_of
 
-__all__ = ["record_release", "record_walks", "require_not_withdrawn"]
+__all__ = [
+    "name_in_ledger",
+    "record_release",
+    "record_walks",
+    "require_not_withdrawn",
+    "require_recorded",
+]
 
 Item = Mapping[str, Any]
+CHECK_WORD = "monai_plan: not a patient"
+"""What :attr:`Ledger.key_check` is the pseudonym of."""
+
+
+def name_in_ledger(ledger: Ledger, patient: str, key: bytes | None) -> str:
+    """The name under which a patient stands in a ledger.
+
+    Args:
+        ledger: where.
+        patient: as in the data list.
+        key: of the pseudonyms; ``None`` if there are none.
+
+    Raises:
+        ValueError: the ledger holds pseudonyms and there is no key, or another one; or the other way round.
+    """
+    if ledger.keyed != (key is not None):
+        raise ValueError(
+            f"the ledger holds {'pseudonyms' if ledger.keyed else 'names'}, and now pseudonyms="
+            f"{str(key is not None).lower()}: nobody would be found. Set pseudonyms={str(ledger.keyed).lower()}, or "
+            "move the ledger away if nothing of it is in use any more"
+        )
+    if key is None:
+        return patient
+    if ledger.key_check != pseudonym(CHECK_WORD, key):
+        raise ValueError(
+            "the key is not the one that the ledger's pseudonyms were made with, so nobody would be found; restore "
+            "private/pseudonyms.key from your copy"
+        )
+    return pseudonym(patient, key)
 
 
 def record_walks(
     ledger_file: str | os.PathLike,
     grouping: Grouping,
     walk_files: Sequence[str | os.PathLike],
-    keyed: bool,
+    key: bytes | None = None,
     withdrawn: Sequence[str] = (),
 ) -> Ledger:
     """Write the ledger of walks that were just planned; what it knows of releases and withdrawals is kept.
@@ -32,26 +67,43 @@ def record_walks(
         ledger_file: made if there is none.
         grouping: whose anchors the walks run between.
         walk_files: all files of walks between these anchors.
-        keyed: the grouping holds keyed pseudonyms.
+        key: of the pseudonyms that the grouping holds; ``None`` if it holds names.
         withdrawn: patients withdrawn just now, under the names of the grouping.
 
     Raises:
         ValueError: the ledger is broken, or of names where pseudonyms are wanted or the other way round.
     """
     before = _ledger(ledger_file)
-    if before is not None and before.keyed != keyed:
-        raise ValueError(
-            f"the ledger '{ledger_file}' holds {'pseudonyms' if before.keyed else 'names'}, and now pseudonyms="
-            f"{str(keyed).lower()}: nobody could be found in both. Set pseudonyms back, or move the old ledger away"
-        )
+    if before is not None:
+        name_in_ledger(before, "", key)
     walks = [WalkRecord.of(WalkSet.load(file), file, grouping) for file in walk_files]
     gone, releases = (before.withdrawn, before.releases) if before else ((), ())
     new = {record.sha256 for record in walks}
     released = {release.walks_sha256 for release in releases}
     earlier = [r for r in (before.walks if before else ()) if r.sha256 in released and r.sha256 not in new]
-    ledger = Ledger(grouping, keyed, tuple(sorted({*gone, *withdrawn})), (*earlier, *walks), releases)
+    check = "" if key is None else pseudonym(CHECK_WORD, key)
+    gone = tuple(sorted({*gone, *withdrawn}))
+    ledger = Ledger(grouping, key is not None, gone, (*earlier, *walks), releases, check)
     ledger.save(ledger_file)
     return ledger
+
+
+def require_recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) -> None:
+    """See, before a release is written, that the ledger can say whom it touches.
+
+    Walks between random latents hold no patient and need no ledger.
+
+    Raises:
+        FileNotFoundError: there is no ledger.
+        ValueError: it does not know these walks.
+    """
+    if "pairs" not in WalkSet.load(walk_file).meta:
+        return
+    if sha256_of(walk_file) not in {record.sha256 for record in Ledger.load(ledger_file).walks}:
+        raise ValueError(
+            f"the ledger '{ledger_file}' does not know the walks '{walk_file}', so nobody could tell whom a release "
+            "touches; run the walk stage again, which writes both"
+        )
 
 
 def record_release(
@@ -61,46 +113,48 @@ def record_release(
     mode: str,
     files: Mapping[str, str],
 ) -> None:
-    """Note what was written into a release folder, if its walks run between k-same anchors.
+    """Note a release, if its walks run between k-same anchors; to be called before it stands under its name.
 
     Args:
         ledger_file: of these walks.
-        walk_file: the walks that were released.
+        walk_file: the walks that are released.
         folder, mode: see :class:`~monai_plan.latent.ReleaseRecord`.
         files: name to SHA-256.
 
     Raises:
-        FileNotFoundError, ValueError: there is no ledger, or it does not know these walks.
+        FileNotFoundError, ValueError: see :func:`require_recorded`.
     """
+    require_recorded(ledger_file, walk_file)
     if "pairs" not in WalkSet.load(walk_file).meta:
-        return  # between random latents: no patient is in them
+        return
     ledger = Ledger.load(ledger_file)
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     record = ReleaseRecord(Path(folder).name, mode, sha256_of(walk_file), now, dict(files))
     replace(ledger, releases=(*ledger.releases, record)).save(ledger_file)
 
 
-def require_not_withdrawn(ledger_file: str | os.PathLike, items: Sequence[Item], key: bytes | None) -> None:
-    """Refuse training images of patients whose data were withdrawn, before they are read again.
+def require_not_withdrawn(ledger_file: str | os.PathLike, items: Iterable[Item], key: bytes | None) -> None:
+    """Refuse images of patients whose data were withdrawn, before they are read again.
 
     Args:
         ledger_file: there need not be one.
-        items: the training items of the data list.
+        items: of all splits of the data list.
         key: of the pseudonyms, if the ledger holds such.
 
     Raises:
-        ValueError: a patient was withdrawn, or the ledger is broken.
+        ValueError: a patient was withdrawn; the ledger is broken, or the key is not its own.
     """
     ledger = _ledger(ledger_file)
     if ledger is None or not ledger.withdrawn:
         return
     gone = set(ledger.withdrawn)
-    names = {name: name if key is None else pseudonym(name, key) for name in map(patient_of, items)}
-    back = sorted(name for name, kept in names.items() if kept in gone)
+    back = sorted({name for name in map(patient_of, items) if name_in_ledger(ledger, name, key) in gone})
     if back:
+        names = sorted(name_in_ledger(ledger, name, key) for name in back)
         raise ValueError(
-            f"{len(back)} patient(s) of the training split withdrew their data, the first is '{back[0]}'. Take their "
-            "images out of the datalist, and every network that saw them is trained again without them"
+            f"{len(back)} patient(s) of the datalist withdrew their data, the first stands in the ledger as "
+            f"'{names[0]}'. Take their images out of the datalist, and every network that saw them is trained again "
+            "without them"
         )
 
 

@@ -115,7 +115,7 @@ def invert_splits(
     }
     prior = prior or LatentPrior.fit(generator)
     part_file = path.with_suffix(f".part{path.suffix}")
-    done = _begun(part_file, meta["inputs"])
+    done = _begun(part_file, meta["inputs"]) or _begun(path, meta["inputs"])
     if done is None:
         done = InvertedImages.none((0, *width), meta)
     saved, starts = time.monotonic(), range(len(done), len(work), batch_size)

@@ -91,9 +91,15 @@ class InvertedImages:
         """What the latents are points of: "w" or "w+"."""
         return "w" if self.latents.ndim == 2 else "w+"
 
-    def errors(self) -> dict[str, torch.Tensor]:
-        """Both errors by name, for reports."""
-        return {"perceptual": self.perceptual_error, "pixel": self.pixel_error}
+    def errors_by_patient(self) -> dict[str, torch.Tensor]:
+        """Both errors by name, each patient's images averaged, in no telling order: for reports."""
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(self.patients):
+            rows.setdefault(name, []).append(row)
+        errors = {"perceptual": self.perceptual_error, "pixel": self.pixel_error}
+        return {
+            name: torch.stack([of[own].mean() for own in rows.values()]).sort().values for name, of in errors.items()
+        }
 
     def of_split(self, split: str) -> InvertedImages:
         """Those of one split.

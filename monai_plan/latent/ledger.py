@@ -29,9 +29,11 @@ class WalkRecord:
         file: its name, without the folder.
         sha256: of the file, hexadecimal.
         kind: how its points were found, see :class:`~monai_plan.latent.WalkSet`.
-        pairs: the anchors at the two ends of each path.
+        pairs: the anchors at the two ends of each path; none of a path that lost them and shows nothing.
         shown: the numbers of each path's verified points, which are those that may be shown.
         groups: the patients of these anchors when the walks were made.
+        spread: the anchors were drawn apart, so that each also holds the mean and scatter of its class: see
+            :func:`~monai_plan.latent.spread_centroids`.
 
     Raises:
         ValueError: there are not as many pairs as paths, a number is none, or an anchor has no group.
@@ -43,6 +45,7 @@ class WalkRecord:
     pairs: tuple[tuple[int, int], ...]
     shown: tuple[tuple[int, ...], ...]
     groups: tuple[Group, ...]
+    spread: bool = False
 
     def __post_init__(self) -> None:
         if len(self.pairs) != len(self.shown):
@@ -51,7 +54,7 @@ class WalkRecord:
                 "file is of another run, plan the walks again"
             )
         for pair, points in zip(self.pairs, self.shown, strict=True):
-            if len(pair) != 2 or not all(type(number) is int for number in (*pair, *points)):
+            if len(pair) != (2 if pair or points else 0) or not all(type(number) is int for number in (*pair, *points)):
                 raise ValueError(
                     f"a path of '{self.file}' has the anchors {pair!r} and the points {points!r}; two whole "
                     "numbers, and any number of them, are needed. The record is damaged, plan the walks again"
@@ -86,7 +89,7 @@ class WalkRecord:
         shown = tuple(tuple(points.nonzero().flatten().tolist()) for points in walks.verified)
         ends = tuple(tuple(pair) for pair in pairs)
         groups = tuple(group for group in grouping.groups if any(group.anchor in pair for pair in ends))
-        return cls(Path(file).name, sha256_of(file), walks.kind, ends, shown, groups)
+        return cls(Path(file).name, sha256_of(file), walks.kind, ends, shown, groups, bool(walks.meta.get("spread")))
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class Touched:
         share: one over the patients of the anchor, the nominal risk of re-identification; ``None`` unless grouped.
         walks: the files with paths that were made of the patient's data, also before a withdrawal moved the patient.
         releases: those made from these files.
+        spread: paths of all anchors of the class are listed, because each holds its mean and scatter.
     """
 
     patient: str
@@ -151,6 +155,7 @@ class Touched:
     share: float | None
     walks: tuple[TouchedWalks, ...]
     releases: tuple[ReleaseRecord, ...]
+    spread: bool = False
 
     def as_text(self) -> str:
         """The same for a data protection officer, in plain words; nothing is left out, however long."""
@@ -161,6 +166,11 @@ class Touched:
             others = _count(range(size - 1), "other")
             place = f"in anchor {self.anchor} with {others} (risk 1/{size} = {self.share:.3f})"
         lines = [f"patient {self.patient}: {place}"]
+        if self.spread:
+            lines.append(
+                "the anchors were drawn apart: each holds the mean and scatter of its class, and a patient weighs more "
+                "in the own one than the risk says; all paths of the class are listed"
+            )
         for walks in self.walks:
             origin = f"of {walks.file} (sha256 {walks.sha256[:12]}…)"
             lines.append(f"{_count(walks.paths, 'path')} {origin}: {', '.join(map(str, walks.paths))}")
@@ -184,6 +194,7 @@ class Ledger:
     Attributes:
         grouping: patients of each anchor.
         keyed: the patients stand under the names that :func:`~monai_plan.utils.pseudonyms.pseudonym` gives.
+        key_check: what the key makes of a word that is nobody's name, to notice another key; empty if not ``keyed``.
         withdrawn: patients whose data were withdrawn, so that a later run can see that they are still gone.
         walks: the files made from the anchors, now or before a withdrawal; those that were released stay for good.
         releases: what was given away of them.
@@ -198,6 +209,7 @@ class Ledger:
     withdrawn: tuple[str, ...]
     walks: tuple[WalkRecord, ...]
     releases: tuple[ReleaseRecord, ...]
+    key_check: str = ""
 
     def __post_init__(self) -> None:
         present = [*self.grouping.left_over, *(name for group in self.grouping.groups for name in group.patients)]
@@ -276,10 +288,11 @@ class Ledger:
         """
         walks = tuple(part for record in self.walks if (part := _made_of(record, patient)).paths)
         digests = {part.sha256 for part in walks}
+        spread = any(record.spread for record in self.walks if record.sha256 in digests)
         releases = tuple(release for release in self.releases if release.walks_sha256 in digests)
         for group in self.grouping.groups:
             if patient in group.patients:
-                return Touched(patient, "grouped", group.anchor, 1 / len(group.patients), walks, releases)
+                return Touched(patient, "grouped", group.anchor, 1 / len(group.patients), walks, releases, spread)
         without = {
             "left over": self.grouping.left_over,
             "withdrawn": self.withdrawn,
@@ -287,7 +300,7 @@ class Ledger:
         }
         for status, names in without.items():
             if patient in names:
-                return Touched(patient, status, None, None, walks, releases)
+                return Touched(patient, status, None, None, walks, releases, spread)
         advice = (
             "Its patients stand under keyed pseudonyms: the key may be another one than theirs, or the name was not "
             "written as in the datalist"
@@ -299,6 +312,9 @@ class Ledger:
 
 def _made_of(record: WalkRecord, patient: str) -> TouchedWalks:
     anchors = {group.anchor for group in record.groups if patient in group.patients}
+    if anchors and record.spread:  # the class's mean and scatter are in all of its anchors
+        labels = {group.label for group in record.groups if group.anchor in anchors}
+        anchors = {group.anchor for group in record.groups if group.label in labels}
     paths = tuple(path for path, pair in enumerate(record.pairs) if anchors.intersection(pair))
     images = tuple(f"{path}:{point}" for path in paths for point in record.shown[path])
     return TouchedWalks(record.file, record.sha256, paths, images)
@@ -332,6 +348,7 @@ def _parsed(content: dict[str, Any]) -> Ledger:
         _names(content["withdrawn"]),
         tuple(WalkRecord(**{**walk, "groups": _groups(walk["groups"])}) for walk in walks),
         tuple(ReleaseRecord(**release) for release in content["releases"]),
+        content.get("key_check", ""),
     )
 
 

@@ -74,7 +74,7 @@ class WalkPlanner:
     seed: int = 0
     batch_size: int = 32
     meta: dict[str, Any] = field(default_factory=dict)
-    _lock: threading.Lock = field(init=False, repr=False, compare=False, default_factory=threading.Lock)
+    _lock: threading.RLock = field(init=False, repr=False, compare=False, default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         require_plan(
@@ -115,11 +115,15 @@ class WalkPlanner:
         meta = {"seed": seed, "pairing": self.pairing, "coverage": pair_coverage(anchors, pairs)}
         if "ids" in anchors.meta and pairs.rows is not None:
             numbers = torch.tensor(anchors.meta["ids"])
-            meta |= {"k": anchors.meta["k"], "pairs": numbers[pairs.rows].tolist()}
+            meta |= {"k": anchors.meta["k"], "pairs": numbers[pairs.rows].tolist(), "spread": "spread" in anchors.meta}
         return self.between(pairs, meta)
 
     def between(self, pairs: AnchorPairs, meta: Mapping[str, Any]) -> WalkSet:
         """The verified walks between given anchors; ``meta`` is kept in them beside the planner's own."""
+        with self._lock:
+            return self._between(pairs, meta)
+
+    def _between(self, pairs: AnchorPairs, meta: Mapping[str, Any]) -> WalkSet:
         points = self.walk(pairs, self.steps, self.steering)
         walks = verify_walks(
             *(points, pairs.labels, self.steering.generator, self.gate, self.label_network),

@@ -1,81 +1,143 @@
-"""What a withdrawal makes stale, made anew: the paths of the anchors that it changed, and no others."""
+"""A withdrawal: first everything made of the patient is taken away and written down, then paths are planned anew."""
 
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from monai_plan.latent.aggregation import Grouping
+from monai_plan.latent.aggregation import Grouping, average_by_patient, withdraw_patient
 from monai_plan.latent.anchors import AnchorSet
+from monai_plan.latent.bookkeeping import name_in_ledger, record_walks
+from monai_plan.latent.inverted_images import InvertedImages
+from monai_plan.latent.ledger import Ledger
 from monai_plan.latent.walk_planner import WalkPlanner
 from monai_plan.latent.walk_set import WalkSet
 
-__all__ = ["changed_anchors", "replan_walks"]
+__all__ = ["darken_paths", "replan_walks", "withdraw"]
 
 logger = logging.getLogger(__name__)
 
 
-def changed_anchors(before: Grouping, after: Grouping) -> set[int]:
-    """Anchors that hold other patients than before, or are gone."""
-    now = {group.anchor: group.patients for group in after.groups}
-    return {group.anchor for group in before.groups if now.get(group.anchor) != group.patients}
+def withdraw(
+    patient: str,
+    ledger_file: str | os.PathLike,
+    latents_file: str | os.PathLike,
+    walk_files: Sequence[str | os.PathLike],
+    key: bytes | None = None,
+) -> Grouping:
+    """Take a patient out of latents, groups, walks and ledger; needs no network, and a killed one may be repeated.
 
-
-def replan_walks(walks: WalkSet, planner: WalkPlanner, changed: set[int]) -> WalkSet:
-    """Plan the paths anew that start or end at a changed anchor; all others are kept bit for bit.
-
-    A path between two anchors that are still there keeps its ends; one whose anchor is gone gets a pair of its class
-    that no other path has, as long as there are such.
+    The group is mended without falling below k. Paths between anchors that this changes are darkened: their points are
+    deleted and none of them may be shown. :func:`replan_walks` fills them again.
 
     Args:
-        walks: made by a planner with k-same anchors, ``meta["pairs"]`` says between which.
+        patient: as in the data list.
+        ledger_file, latents_file, walk_files: of the private room.
+        key: of the pseudonyms, if there are such.
+
+    Returns:
+        The mended grouping.
+
+    Raises:
+        ValueError: neither ledger nor latents know the patient, or the key is not theirs.
+    """
+    ledger, inverted = Ledger.load(ledger_file), InvertedImages.load(latents_file)
+    name = name_in_ledger(ledger, patient, key)
+    if name not in inverted.patients:
+        ledger.touched(name)  # or it says that nobody knows the patient
+    without = inverted.without(name)
+    grouping = ledger.grouping
+    if name in {*grouping.left_over, *(member for group in grouping.groups for member in group.patients)}:
+        training = without.of_split("training")
+        latents = average_by_patient(training.latents, training.labels, training.patients)
+        grouping = withdraw_patient(grouping, latents, name)
+    without.save(latents_file)
+    for file in walk_files:
+        darken_paths(WalkSet.load(file), ledger.grouping, grouping).save(file)
+    record_walks(ledger_file, grouping, walk_files, key, withdrawn=[name])
+    return grouping
+
+
+def darken_paths(walks: WalkSet, before: Grouping, after: Grouping) -> WalkSet:
+    """Delete the paths from anchors that hold other patients than before, or are gone; all others are kept.
+
+    Where the anchors were drawn apart, all of a class hold its mean and scatter, and all of its paths go.
+
+    Returns:
+        As many paths, in the same order; deleted ones are zero and unverified, and without ends in ``meta["pairs"]``
+        if an anchor of theirs is gone.
+
+    Raises:
+        ValueError: the walks do not say between which anchors they run.
+    """
+    if "pairs" not in walks.meta:
+        raise ValueError(
+            "these walks do not run between k-same anchors, so no patient's withdrawal touches them; plan them again "
+            "between such anchors"
+        )
+    now = {group.anchor: group.patients for group in after.groups}
+    changed = {group.anchor for group in before.groups if now.get(group.anchor) != group.patients}
+    if walks.meta.get("spread"):
+        labels = {group.label for group in before.groups if group.anchor in changed}
+        changed = {group.anchor for group in before.groups if group.label in labels}
+    pairs = [list(pair) for pair in walks.meta["pairs"]]
+    dark = [path for path, pair in enumerate(pairs) if changed.intersection(pair)]
+    points, verified = walks.points.clone(), walks.verified.clone()
+    points[dark], verified[dark] = 0.0, False
+    for path in dark:
+        if not set(pairs[path]) <= set(now):
+            pairs[path] = []
+    logger.info("%d of %d paths deleted", len(dark), len(walks))
+    return _with(walks, points, verified, pairs)
+
+
+def replan_walks(walks: WalkSet, planner: WalkPlanner) -> WalkSet:
+    """Plan the darkened paths anew, between the anchors as they are now; all others are kept bit for bit.
+
+    A path whose anchors are still there keeps its ends; another gets a pair of its class that no path has. Where there
+    is none left it stays dark.
+
+    Args:
+        walks: of :func:`darken_paths`.
         planner: with the new anchors.
-        changed: numbers of the anchors, see :func:`changed_anchors`.
 
     Returns:
         The walks, with as many paths as before, in the same order.
 
     Raises:
-        ValueError: the walks are not between k-same anchors, or a class has fewer than two anchors left.
+        ValueError: the planner has no k-same anchors.
     """
-    anchors, pairs = planner.anchors, [tuple(pair) for pair in walks.meta.get("pairs", ())]
-    if anchors is None or len(pairs) != len(walks):
-        raise ValueError(
-            "these walks do not run between k-same anchors, so no patient's withdrawal touches them; plan them again "
-            "with WalkPlanner(anchors=...)"
-        )
-    stale = [path for path, pair in enumerate(pairs) if changed.intersection(pair)]
-    if not stale:
-        return walks
-    kept = {pair for path, pair in enumerate(pairs) if path not in set(stale)}
+    anchors = planner.anchors
+    if anchors is None or "ids" not in anchors.meta or "pairs" not in walks.meta:
+        raise ValueError("only walks between k-same anchors can be planned anew: WalkPlanner(anchors=...)")
+    pairs = [list(pair) for pair in walks.meta["pairs"]]
+    dark = [path for path in range(len(walks)) if not walks.points[path].any()]
+    taken = {frozenset(pair) for pair in pairs if pair}
+    for path in dark:
+        if not pairs[path]:
+            pairs[path] = _free_pair(anchors, int(walks.labels[path]), taken)
+            taken.add(frozenset(pairs[path]))
+    planned = [path for path in dark if pairs[path]]
+    if not planned:
+        return _with(walks, walks.points, walks.verified, pairs)
     ids = list(anchors.meta["ids"])
-    chosen = []
-    for path in stale:
-        pair = pairs[path]
-        if not set(pair) <= set(ids):
-            pair = _free_pair(anchors, int(walks.labels[path]), kept)
-        kept.add(pair)
-        chosen.append(pair)
-    rows = torch.tensor([[ids.index(end) for end in pair] for pair in chosen])
+    rows = torch.tensor([[ids.index(end) for end in pairs[path]] for path in planned])
     made = planner.between(anchors.pairs_of(rows), {})
     points, verified = walks.points.clone(), walks.verified.clone()
-    points[stale], verified[stale] = made.points, made.verified
-    for path, pair in zip(stale, chosen, strict=True):
-        pairs[path] = pair
-    counts = {**walks.meta["counts"], "verified": int(verified.sum()), "replanned_paths": len(stale)}
-    logger.info("%d of %d paths planned anew", len(stale), len(walks))
-    meta = {**walks.meta, "pairs": [list(pair) for pair in pairs], "counts": counts}
-    return replace(walks, points=points, verified=verified, meta=meta)
+    points[planned], verified[planned] = made.points, made.verified
+    logger.info("%d paths planned anew, %d stay dark: no pair is left for them", len(planned), len(dark) - len(planned))
+    return _with(walks, points, verified, pairs)
 
 
-def _free_pair(anchors: AnchorSet, label: int, taken: set[tuple[int, ...]]) -> tuple[int, int]:
+def _free_pair(anchors: AnchorSet, label: int, taken: set[frozenset[int]]) -> list[int]:
     ids = [number for number, of in zip(anchors.meta["ids"], anchors.labels.tolist(), strict=True) if of == label]
-    pairs = [(a, b) for place, b in enumerate(ids) for a in ids[:place]]
-    if not pairs:
-        raise ValueError(
-            f"class {label} has {len(ids)} anchor(s) left, and a walk joins two. Invert more patients, or group them "
-            "with a smaller k (walk.json)"
-        )
-    return next((pair for pair in pairs if pair not in taken and pair[::-1] not in taken), pairs[0])
+    return next(([a, b] for place, b in enumerate(ids) for a in ids[:place] if frozenset((a, b)) not in taken), [])
+
+
+def _with(walks: WalkSet, points: torch.Tensor, verified: torch.Tensor, pairs: list[list[int]]) -> WalkSet:
+    counts = {**walks.meta.get("counts", {}), "verified": int(verified.sum())}
+    return replace(walks, points=points, verified=verified, meta={**walks.meta, "pairs": pairs, "counts": counts})

@@ -25,12 +25,12 @@ def inversion_gap(training: torch.Tensor, others: torch.Tensor) -> dict[str, Any
     """Whether training images invert better than images of other patients.
 
     Args:
-        training: errors of images that the generator was trained on, shape [N].
-        others: errors of images of other patients, shape [M].
+        training: one error for each patient that the generator was trained on, shape [N].
+        others: the same for other patients, shape [M].
 
     Returns:
-        ``training`` and ``others`` (mean, deviation, count), and ``auroc`` with ``interval_95``: how often the image of
-        another patient has the larger error, 0.5 if nothing tells them apart. ``leak`` is true if the interval lies
+        ``training`` and ``others`` (mean, deviation, count), and ``auroc`` with ``interval_95``: how often another
+        patient has the larger error, 0.5 if nothing tells them apart. ``leak`` is true if the interval lies
         above 0.5: the generator then renders its training images better than it renders what it was not shown, which
         an attacker with the generator can use to tell members.
     """
@@ -51,9 +51,10 @@ def write_inversion_report(
     """Write ``inversion.json`` and ``inversion.png``: the errors of training images beside those of other patients.
 
     Args:
-        errors: ``"training"`` and one other split, each error's name to its values [N]; no names, no latents.
+        errors: ``"training"`` and one other split, each error's name to its values, one for each patient; no names.
         output_dir: where both are written.
-        metric_name: what the perceptual error is.
+        metric_name: what the perceptual error is; "embedding" is of a network that knows the training images, so that
+            a gap in it says nothing of the generator, and its ``leak`` is ``None``.
 
     Returns:
         Error's name to :func:`inversion_gap`, with ``split`` and ``metric``.
@@ -66,6 +67,8 @@ def write_inversion_report(
         raise ValueError(f"the errors of 'training' and of one other split are compared, got those of {sorted(errors)}")
     split = others[0]
     gaps = {name: inversion_gap(values, errors[split][name]) for name, values in errors["training"].items()}
+    if metric_name == "embedding" and "perceptual" in gaps:
+        gaps["perceptual"]["leak"] = None
     record = {"split": split, "metric": metric_name, **gaps}
     write_json(Path(output_dir) / "inversion.json", record)
     _draw(errors, split, gaps, Path(output_dir) / "inversion.png", metric_name)
@@ -101,7 +104,7 @@ def _draw(errors: Mapping[str, Errors], split: str, gaps: Mapping[str, Any], pat
     titles = {"perceptual": metric_name, "pixel": "mean squared error of pixels"}
     for axes, (name, gap) in zip(figure.subplots(1, len(gaps), squeeze=False)[0], gaps.items(), strict=True):
         sets = [errors["training"][name].numpy(), errors[split][name].numpy()]
-        labels = [f"training ({len(sets[0])} images)", f"{split} ({len(sets[1])} images)"]
+        labels = [f"training ({len(sets[0])} patients)", f"{split} ({len(sets[1])} patients)"]
         axes.hist(sets, bins=25, density=True, label=labels)
         axes.set(xlabel=titles.get(name, name), ylabel="density", title=f"AUROC {gap['auroc']:.2f}")
         axes.legend()

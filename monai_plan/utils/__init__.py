@@ -5,7 +5,7 @@ from .checks import fingerprint, require_counts, require_own_folder, require_see
 from .enums import PlanKeys
 from .files import atomic_path, require_private, require_writable, sha256_of, write_json
 from .half_precision import autocast_dtype, has_half_precision
-from .patients import patient_of
+from .patients import class_of_patient, patient_of
 from .picture import image_grid, save_png
 from .pseudonyms import pseudonym, read_or_make_key
 from .seeding import generator_for, uniform_at

@@ -59,7 +59,8 @@ def require_own_folder(real: bool, bundle_root: str | os.PathLike, **folders: st
     """
     root = Path(bundle_root).resolve()
     for name, folder in folders.items():
-        if real and Path(folder).resolve().is_relative_to(root / "models"):
+        shipped = (root / room for room in ("models", "private"))
+        if real and any(Path(folder).resolve().is_relative_to(room) for room in shipped):
             raise ValueError(
                 f"'{name}' is '{folder}', where the weights made from phantoms ship. With real images they would be "
                 "read in place of your own, or overwritten by weights that know your patients. Give a folder of your "

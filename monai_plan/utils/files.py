@@ -24,14 +24,15 @@ def require_writable(folder: str | os.PathLike, free_bytes: int = 0, mode: int =
     Args:
         folder: the output folder.
         free_bytes: the space that the work will need.
-        mode: of a folder that is made now, less the umask: ``0o700`` keeps other users out.
+        mode: of folders that are made now, less the umask: ``0o700`` keeps other users out.
 
     Raises:
         OSError: the folder cannot be made or written, or its disk has less than ``free_bytes`` left.
     """
     path = Path(folder).expanduser()
     try:
-        path.mkdir(mode, parents=True, exist_ok=True)
+        for missing in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
+            missing.mkdir(mode, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
             pass
     except OSError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from monai_plan.utils.enums import PlanKeys
 
-__all__ = ["patient_of"]
+__all__ = ["class_of_patient", "patient_of"]
 
 
 def patient_of(item: Mapping[str, Any]) -> str:
@@ -23,3 +24,9 @@ def patient_of(item: Mapping[str, Any]) -> str:
             "the datalist with `python -m monai_plan datalist … --patient_column NAME`"
         )
     return str(patient)
+
+
+def class_of_patient(labels: Iterable[int]) -> int:
+    """The one class of a patient with images of these: that of most, at a tie the highest (once ill is ill)."""
+    images = Counter(labels)
+    return max(images, key=lambda label: (images[label], label))

@@ -107,7 +107,7 @@ def test_each_stage_writes_its_file(stage_run, stage, ids):
             "validation": 24,
         }
         record = json.loads((job.output / "inversion.json").read_text())
-        assert record["perceptual"]["training"]["count"] == 48 and (job.output / "inversion.png").is_file()
+        assert record["perceptual"]["training"]["count"] == 12 and (job.output / "inversion.png").is_file()
     elif reader is None:
         weights = torch.load(files[0], weights_only=True)
         assert weights["fc.weight"].shape == (12, 8)  # twelve training patients of eight features

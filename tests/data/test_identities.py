@@ -39,8 +39,11 @@ def patients(*counts):
 
 def test_group_size_counts_patients_not_images():
     require_group_size(patients(8, 9), 4)
-    with pytest.raises(ValueError, match="class 0 has images of 7 patient.s., and .* k=4 need 8. Set --k 3"):
+    with pytest.raises(ValueError, match="class 0 has 7 patient.s., .* k=4 need 8. Set k=3"):
         require_group_size(patients(7, 20), 4)
+    both = [{"patient_id": f"{i}", "label": label} for i in range(4) for label in (0, 1)]
+    with pytest.raises(ValueError, match="class 0 has 0 patient"):  # each is counted once, where the grouping puts them
+        require_group_size(both, 2)
     with pytest.raises(ValueError, match="No k is small enough"):
         require_group_size(patients(7, 3), 2)
 

@@ -56,3 +56,31 @@ def test_other_patients_are_refused():
     centroids = group_centroids(group_patients(patients, 2), patients)
     with pytest.raises(ValueError, match="no patient is of class 0"):
         spread_centroids(centroids, patients_at([[0.0], [1.0]], [1, 1]))
+
+
+def test_other_widths_are_refused():
+    patients = patients_at([[0.0], [1.0], [2.0], [3.0]], [0, 0, 0, 0])
+    centroids = AnchorSet(torch.zeros(2, 3), torch.tensor([0, 0]), "k_same")
+    with pytest.raises(ValueError, match="width 3 and patients' latents of width 1"):
+        spread_centroids(centroids, patients)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 23])
+def test_a_single_group_stays_where_it_is(count):
+    # its centroid is the class's mean but for rounding, which must not be blown up
+    points = torch.randn(count, 8, generator=torch.Generator().manual_seed(count)) + 3
+    centroids = AnchorSet(points.double().mean(dim=0, keepdim=True).float(), torch.tensor([0]), "k_same")
+    spread = spread_centroids(centroids, patients_at(points.tolist(), [0] * count))
+    torch.testing.assert_close(spread.latents, centroids.latents)
+    assert spread.meta["spread"] == {"0": 1.0}
+
+
+def test_classes_do_not_mix():
+    patients = patients_at([[0.0], [2.0], [6.0], [8.0], [100.0], [101.0], [107.0], [108.0]], [0] * 4 + [1] * 4)
+    mixed = AnchorSet(torch.tensor([[107.5], [1.0], [100.5], [7.0]]), torch.tensor([1, 0, 1, 0]), "k_same")
+    both = spread_centroids(mixed, patients)
+    for label in (0, 1):
+        of_class = mixed.labels == label
+        alone = spread_centroids(AnchorSet(mixed.latents[of_class], mixed.labels[of_class], "k_same"), patients)
+        torch.testing.assert_close(both.latents[of_class], alone.latents)
+        assert both.meta["spread"][str(label)] == alone.meta["spread"][str(label)]

@@ -5,7 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from monai_plan.latent import Ledger, WalkSet, record_release, record_walks, require_not_withdrawn
+from monai_plan.latent import (
+    Ledger,
+    WalkSet,
+    name_in_ledger,
+    record_release,
+    record_walks,
+    require_not_withdrawn,
+    require_recorded,
+)
 from monai_plan.latent.aggregation import Group, Grouping
 from monai_plan.utils import pseudonym, sha256_of
 
@@ -28,44 +36,44 @@ def files(tmp_path):
 
 def test_walks_are_recorded_with_their_groups(files):
     ledger_file, walk_file = files
-    assert record_walks(ledger_file, GROUPING, [walk_file], keyed=False) == Ledger.load(ledger_file)
+    assert record_walks(ledger_file, GROUPING, [walk_file]) == Ledger.load(ledger_file)
     touched = Ledger.load(ledger_file).touched("eve")
     assert (touched.anchor, touched.walks[0].images) == (3, ("0:1",))
 
 
 def test_unreleased_walks_are_forgotten_and_released_ones_kept(files, tmp_path):
     ledger_file, walk_file = files
-    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    record_walks(ledger_file, GROUPING, [walk_file])
     record_release(ledger_file, walk_file, tmp_path / "release", "images", {"0-1.png": "abc"})
     released = sha256_of(walk_file)
     walks([[3, 0], [0, 3]], seed=1).save(walk_file)
-    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    record_walks(ledger_file, GROUPING, [walk_file])
     unreleased = sha256_of(walk_file)
     walks([[3, 0]], seed=2).save(walk_file)
-    ledger = record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    ledger = record_walks(ledger_file, GROUPING, [walk_file])
     known = {record.sha256 for record in ledger.walks}
     assert known == {released, sha256_of(walk_file)} and unreleased not in known
     assert [release.folder for release in ledger.touched("ann").releases] == ["release"]
-    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)  # the same once more
+    record_walks(ledger_file, GROUPING, [walk_file])  # the same once more
     assert len(Ledger.load(ledger_file).walks) == 2
 
 
 def test_a_withdrawal_stays(files):
     ledger_file, walk_file = files
-    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    record_walks(ledger_file, GROUPING, [walk_file])
     without = dataclasses.replace(GROUPING, left_over=())
-    record_walks(ledger_file, without, [walk_file], keyed=False, withdrawn=["fay"])
-    assert record_walks(ledger_file, without, [walk_file], keyed=False).withdrawn == ("fay",)
+    record_walks(ledger_file, without, [walk_file], withdrawn=["fay"])
+    assert record_walks(ledger_file, without, [walk_file]).withdrawn == ("fay",)
     with pytest.raises(ValueError, match="withdrawn and are here again"):
-        record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+        record_walks(ledger_file, GROUPING, [walk_file])
     assert Ledger.load(ledger_file).grouping == without
 
 
 def test_names_and_pseudonyms_are_not_mixed(files):
     ledger_file, walk_file = files
-    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    record_walks(ledger_file, GROUPING, [walk_file])
     with pytest.raises(ValueError, match="holds names, and now pseudonyms=true"):
-        record_walks(ledger_file, GROUPING, [walk_file], keyed=True)
+        record_walks(ledger_file, GROUPING, [walk_file], KEY)
 
 
 def test_a_release_of_random_walks_needs_no_ledger(tmp_path):
@@ -78,10 +86,11 @@ def test_a_release_of_unknown_walks_is_refused(files, tmp_path):
     ledger_file, walk_file = files
     with pytest.raises(FileNotFoundError, match="no ledger at"):
         record_release(ledger_file, walk_file, tmp_path / "release", "walks", {})
-    record_walks(ledger_file, GROUPING, [walk_file], keyed=False)
+    record_walks(ledger_file, GROUPING, [walk_file])
     walks([[0, 3]], seed=7).save(walk_file)
-    with pytest.raises(ValueError, match="not in the ledger"):
-        record_release(ledger_file, walk_file, tmp_path / "release", "walks", {})
+    for call in (require_recorded, lambda *files: record_release(*files, tmp_path / "release", "walks", {})):
+        with pytest.raises(ValueError, match="does not know the walks"):
+            call(ledger_file, walk_file)
 
 
 @pytest.mark.parametrize("key", [None, KEY])
@@ -93,7 +102,29 @@ def test_withdrawn_patients_are_noticed_in_the_datalist(files, key):
         for group in GROUPING.groups
     )
     require_not_withdrawn(ledger_file, [{"patient_id": "fay"}], key)  # no ledger yet
-    record_walks(ledger_file, Grouping(2, groups, ()), [walk_file], key is not None, withdrawn=[names["fay"]])
+    ledger = record_walks(ledger_file, Grouping(2, groups, ()), [walk_file], key, withdrawn=[names["fay"]])
     require_not_withdrawn(ledger_file, [{"patient_id": "ann"}, {"group_id": "bob"}], key)
-    with pytest.raises(ValueError, match="withdrew their data, the first is 'fay'"):
+    with pytest.raises(ValueError, match=f"withdrew their data, the first stands in the ledger as '{names['fay']}'"):
         require_not_withdrawn(ledger_file, [{"patient_id": "ann"}, {"group_id": "fay"}], key)
+    assert name_in_ledger(ledger, "ann", key) == names["ann"]
+    wrong = KEY if key is None else None
+    words = "holds names, and now pseudonyms=true" if key is None else "holds pseudonyms, and now pseudonyms=false"
+    with pytest.raises(ValueError, match=words):
+        name_in_ledger(ledger, "ann", wrong)
+    with pytest.raises(ValueError, match=words):
+        require_not_withdrawn(ledger_file, [{"patient_id": "fay"}], wrong)
+
+
+def test_another_key_is_noticed(files):
+    ledger_file, walk_file = files
+    names = {name: pseudonym(name, KEY) for name in ("ann", "bob", "cyd", "dan", "eve", "fay")}
+    groups = tuple(
+        dataclasses.replace(group, patients=tuple(sorted(names[name] for name in group.patients)))
+        for group in GROUPING.groups
+    )
+    record_walks(ledger_file, Grouping(2, groups, ()), [walk_file], KEY, withdrawn=[names["fay"]])
+    other = bytes(32)
+    with pytest.raises(ValueError, match=r"the key is not the one .*restore private/pseudonyms.key"):
+        require_not_withdrawn(ledger_file, [{"patient_id": "fay"}], other)
+    with pytest.raises(ValueError, match="the key is not the one"):
+        record_walks(ledger_file, Grouping(2, groups, ()), [walk_file], other)

@@ -68,7 +68,6 @@ def test_rows_of_a_split():
     assert part.splits == ("testing", "testing") and part.meta == images.meta
     for name in ("latents", "labels", "perceptual_error", "pixel_error"):
         assert torch.equal(getattr(part, name), getattr(images, name)[[1, 3]])
-    assert part.errors()["pixel"] is part.pixel_error and part.errors()["perceptual"] is part.perceptual_error
     with pytest.raises(ValueError, match=r"'validation' was inverted, only of \['testing', 'training'\]"):
         images.of_split("validation")
 

@@ -32,6 +32,9 @@ def test_what_is_written_names_nobody(tmp_path, caplog):
     record = write_inversion_report(errors, tmp_path, "lpips_squeeze")
     assert json.loads((tmp_path / "inversion.json").read_text()) == json.loads(json.dumps(record))
     assert record["split"] == "validation" and record["metric"] == "lpips_squeeze" and record["pixel"]["leak"]
+    assert record["perceptual"]["leak"]
+    of_a_network_that_knows_them = write_inversion_report(errors, tmp_path / "other", "embedding")
+    assert of_a_network_that_knows_them["perceptual"]["leak"] is None and of_a_network_that_knows_them["pixel"]["leak"]
     assert (tmp_path / "inversion.png").read_bytes()[:4] == b"\x89PNG"
     assert "training images invert better" in caplog.text
 

@@ -36,6 +36,10 @@ def test_real_images_keep_out_of_the_shipped_weights(tmp_path):
     require_own_folder(True, tmp_path / "bundle", models_dir=tmp_path / "mine")
     with pytest.raises(ValueError, match="'ckpt_dir' is .*phantoms ship.*--ckpt_dir DIR"):
         require_own_folder(True, tmp_path / "bundle", models_dir=tmp_path, ckpt_dir=shipped)
+    with pytest.raises(
+        ValueError, match="'private_dir' is .*phantoms ship"
+    ):  # the gate of phantoms would judge patients
+        require_own_folder(True, tmp_path / "bundle", private_dir=tmp_path / "bundle" / "private")
 
 
 def test_fingerprint_tells_values_apart():
