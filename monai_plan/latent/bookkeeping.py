@@ -9,12 +9,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from monai_plan.latent.aggregation import Grouping
+from monai_plan.latent.aggregation import Grouping, PatientLatents, group_patients
 from monai_plan.latent.ledger import Ledger, ReleaseRecord, WalkRecord
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.utils import patient_of, pseudonym, sha256_of
 
 __all__ = [
+    "grouping_in_use",
     "name_in_ledger",
     "record_release",
     "record_walks",
@@ -86,6 +87,19 @@ def record_walks(
     ledger = Ledger(grouping, key is not None, gone, (*earlier, *walks), releases, check)
     ledger.save(ledger_file)
     return ledger
+
+
+def grouping_in_use(ledger_file: str | os.PathLike, patients: PatientLatents, k: int) -> Grouping:
+    """The ledger's grouping, if it is of these patients and this k; else a new one.
+
+    After a withdrawal a new grouping would differ everywhere, and the ledger could not say whom its walks touch.
+    """
+    ledger = _ledger(ledger_file)
+    if ledger is not None and ledger.grouping.k == k:
+        members = [name for group in ledger.grouping.groups for name in group.patients]
+        if {*members, *ledger.grouping.left_over} == set(patients.patients):
+            return ledger.grouping
+    return group_patients(patients, k)
 
 
 def require_recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) -> None:

@@ -7,7 +7,10 @@ import torch
 
 from monai_plan.latent import (
     Ledger,
+    PatientLatents,
     WalkSet,
+    group_patients,
+    grouping_in_use,
     name_in_ledger,
     record_release,
     record_walks,
@@ -128,3 +131,16 @@ def test_another_key_is_noticed(files):
         require_not_withdrawn(ledger_file, [{"patient_id": "fay"}], other)
     with pytest.raises(ValueError, match="the key is not the one"):
         record_walks(ledger_file, Grouping(2, groups, ()), [walk_file], other)
+
+
+def test_the_grouping_in_use_is_kept(files):
+    ledger_file, walk_file = files
+    latents = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
+    patients = PatientLatents(latents, torch.tensor([0, 0, 0, 0, 0, 0]), ("ann", "bob", "cyd", "dan", "eve", "fay"))
+    new = group_patients(patients, 2)
+    assert grouping_in_use(ledger_file, patients, 2) == new != GROUPING
+    record_walks(ledger_file, GROUPING, [walk_file])
+    assert grouping_in_use(ledger_file, patients, 2) == GROUPING
+    assert grouping_in_use(ledger_file, patients, 3) == group_patients(patients, 3)
+    five = PatientLatents(latents[:5], patients.labels[:5], patients.patients[:5])
+    assert grouping_in_use(ledger_file, five, 2) == group_patients(five, 2)
