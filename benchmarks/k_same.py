@@ -253,6 +253,8 @@ def main() -> None:
     record |= {name: getattr(options, name) for name in kept}
     record["dataset"] = Path(options.dataset_dir).name or "embedded phantoms"
     record["distance"] = sets.distance
+    if options.json:
+        write_json(options.json, record)
     measure(k_same, options, record)
 
 
