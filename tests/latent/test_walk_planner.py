@@ -10,7 +10,7 @@ import torch
 from fakes import FakeGenerator, classifier
 from torch import nn
 
-from monai_plan.latent import AnchorSet, PrivacyGate, WalkPlanner, WalkSteering, walk_guided, walk_linear
+from monai_plan.latent import AnchorSet, PrivacyGate, WalkPlanner, WalkSteering, steps_for, walk_guided, walk_linear
 
 
 def make_planner(**options):
@@ -119,3 +119,43 @@ def test_no_anchors_are_not_replaced():
 def test_refuses(options, message):
     with pytest.raises(ValueError, match=message):
         make_planner(**options)
+
+
+def k_same_anchors(*counts):
+    labels = torch.tensor([label for label, count in enumerate(counts) for _ in range(count)])
+    ids = [3 * row + 1 for row in range(len(labels))]
+    latents = torch.randn(len(labels), 6, generator=torch.Generator().manual_seed(0))
+    return AnchorSet(latents, labels, "k_same", {"k": 12, "ids": ids})
+
+
+@pytest.mark.parametrize("pairing", ["random", "neighbours"])
+def test_walks_between_k_same_anchors_say_so(pairing):
+    anchors = k_same_anchors(5, 2)
+    walks = make_planner(anchors=anchors, pairing=pairing, pairs_per_class=4)()
+    assert walks.labels.tolist() == [0, 0, 0, 0, 1], "two anchors make a single pair"
+    assert walks.meta["k"] == 12 and walks.meta["spread"] is False
+    latents = dict(zip(anchors.meta["ids"], anchors.latents, strict=True))
+    for points, pair in zip(walks.points, walks.meta["pairs"], strict=True):
+        assert torch.equal(points[[0, -1]], torch.stack([latents[end] for end in pair]))
+    assert "pairs" not in make_planner()().meta
+
+
+@pytest.mark.parametrize(
+    ("counts", "pairs", "points", "steps"),
+    [
+        ((3, 2), 4, 12, 2 + 6),  # three pairs and one: 24 points on four paths
+        ((30, 30), 4, 12, 2 + 3),
+        (None, 4, 13, 2 + 4),
+    ],
+)
+def test_fewer_anchors_mean_longer_paths(counts, pairs, points, steps):
+    assert steps_for(None if counts is None else k_same_anchors(*counts), pairs, points) == steps
+
+
+def test_a_single_anchor_makes_no_walk():
+    with pytest.raises(ValueError, match="class 1 has a single anchor"):
+        steps_for(k_same_anchors(4, 1), 4, 12)
+    with pytest.raises(ValueError, match="class 1 has a single anchor"):
+        make_planner(anchors=k_same_anchors(4, 1))
+    with pytest.raises(ValueError, match="points_per_class must be >= 1"):
+        steps_for(None, 4, 0)
