@@ -37,12 +37,17 @@ class ImageSets:
         self.features, self.distance = load_perceptual_features(options.lpips_weights or None, self.gate.embedder)
         extractor = "squeezenet" if options.extractor_weights else "random"
         self.extractor = load_image_features(extractor, options.extractor_weights)
-        self.real_features = self.extractor(self.real["validation"].images)
+        self.real_features = self.extracted(self.real["validation"].images)
         # galleries of equal size: of patients that the generator was trained on, and of others
         self.others = torch.cat([self.real["validation"].images, self.real["testing"].images])
         chosen = torch.randperm(len(self.real["training"].images), generator=generator_for(0, "gallery of members"))
         count = min(len(self.others), len(chosen))
         self.others, self.members = self.others[:count], self.real["training"].images[chosen[:count]]
+
+    @torch.no_grad()
+    def extracted(self, images: torch.Tensor) -> torch.Tensor:
+        """Features for KID, a few images at a time."""
+        return torch.cat([self.extractor(part) for part in images.split(DRAWN_AT_ONCE)])
 
     def passing(self, latents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Which latents give images that the gate accepts and the label network agrees with, bool on the CPU."""
@@ -63,7 +68,7 @@ class ImageSets:
             "distance_members": float(halves[0].mean()),
             "distance_others": float(halves[1].mean()),
             "gate_distance_mean": float(embedded.mean()),
-            "kid": kernel_distance(self.extractor(images), self.real_features),
+            "kid": kernel_distance(self.extracted(images), self.real_features),
         }
         per_seed = [self.classify(images, labels, seed) for seed in self.options.seeds]
         for name in per_seed[0] if per_seed else ():
