@@ -68,7 +68,7 @@ def test_the_swap_recipe_trains_without_the_real_list(release):
         "finalize": ["$@train_fp.close()"],
     }
     (release / "train.json").write_text(json.dumps(config))
-    (release / "swap.json").write_text(swap_recipe().replace("runs/first/models", str(release)))
+    (release / "swap.json").write_text(swap_recipe().replace("runs/first/private", str(release)))
     files = [str(release / "train.json"), str(release / "swap.json")]
     overrides = {"train#dataset#images_per_epoch": 6, "train#dataloader#batch_size": 4}
     workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
