@@ -240,6 +240,7 @@ def main() -> None:
     if options.quick:
         options.images, options.draws, options.pairs, options.epochs, options.seeds = 128, 128, 16, 1, [0]
         options.encoder_iterations, options.timed, options.ks, options.sizes = 20, 8, [2, 12], [1_000, 10_000]
+        options.rows = ["k = 2: centroid + walk", "k = 12:"]
     record: dict[str, Any] = {"rows": {}, "grouping": grouping_table(tuple(options.sizes), 12)}
     record["grouping_seconds"] = {size: row["seconds_constrained"] for size, row in record["grouping"].items()}
     sets = ImageSets(options)
