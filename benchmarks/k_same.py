@@ -44,12 +44,12 @@ from monai_plan.latent import (
     PatientLatents,
     WalkPlanner,
     align_to_groups,
-    average_by_patient,
     fit_encoder,
     group_centroids,
     group_cost,
     group_patients,
     invert_batch,
+    latents_by_patient,
     spread_centroids,
     steps_for,
     walk_guided,
@@ -89,14 +89,9 @@ def grouping_table(sizes: tuple[int, ...], k: int) -> dict[str, dict[str, float]
         done = subprocess.run(
             [sys.executable, "-c", command], cwd=Path(__file__).parent, capture_output=True, text=True, check=True
         )
-        table[str(count)] = json_line(done.stdout)
+        table[str(count)] = json.loads(done.stdout.strip().splitlines()[-1])
         print(f"grouping {count:>7} latents, k = {k}: {table[str(count)]}", flush=True)
     return table
-
-
-def json_line(text: str) -> dict[str, float]:
-    """The last line of a child's output."""
-    return json.loads(text.strip().splitlines()[-1])
 
 
 class KSame:
@@ -107,13 +102,13 @@ class KSame:
         self.generator = sets.steering.generator
         self.prior = LatentPrior.fit(self.generator).to(sets.device)
         inverted = InvertedImages.load(sets.config.get_parsed_content("latents_file"))
-        self.inverted = inverted.of_split("training")
         self.inversion: dict[str, Any] = self._inversion_time() if options.timed else {}
         for split in sorted(set(inverted.splits)):
             errors = inverted.of_split(split).errors_by_patient()
             self.inversion[split] = {name: float(values.mean()) for name, values in errors.items()}
-        self.patients = average_by_patient(self.inverted.latents, self.inverted.labels, self.inverted.patients)
-        self.guide = self._guide()
+        self.patients = latents_by_patient(inverted, self.generator)
+        self.groupings = {k: group_patients(self.patients, k) for k in options.ks}
+        self.guide = LatentGuide.load(sets.config.get_parsed_content("guide_file")).to(sets.device).eval()
 
     def _inversion_time(self) -> dict[str, float]:
         """What inverting a batch costs, and how near it comes, with an encoder trained here."""
@@ -128,9 +123,6 @@ class KSame:
             "steps_mean": float(found[0].steps.float().mean()),
             "perceptual_error_timed": float(found[0].perceptual_error.mean()),
         }
-
-    def _guide(self) -> LatentGuide:
-        return LatentGuide.load(self.sets.config.get_parsed_content("guide_file")).to(self.sets.device).eval()
 
     def of_anchors(self, anchors: AnchorSet) -> Made:
         """The anchors' own images."""
@@ -173,8 +165,7 @@ class KSame:
             real = self.sets.real["training"]
             rows["real"] = lambda: (real.images, real.labels, len(real.images))
             rows["random + walk"] = lambda: self.of_walks(None)
-        for k in self.options.ks:
-            grouping = group_patients(self.patients, k)
+        for k, grouping in self.groupings.items():
             anchors = group_centroids(grouping, self.patients)
             rows[f"k = {k}: centroid"] = partial(self.of_anchors, anchors)
             rows[f"k = {k}: style-aligned"] = lambda grouping=grouping: self.of_anchors(self.style_aligned(grouping))
@@ -186,8 +177,7 @@ class KSame:
 
     def smallest(self) -> dict[str, int]:
         """The smallest group by k."""
-        groupings = {k: group_patients(self.patients, k) for k in self.options.ks}
-        return {str(k): min(len(group.patients) for group in of.groups) for k, of in groupings.items()}
+        return {str(k): min(len(group.patients) for group in of.groups) for k, of in self.groupings.items()}
 
 
 def measure(k_same: KSame, options: argparse.Namespace, record: dict[str, Any]) -> None:

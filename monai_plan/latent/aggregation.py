@@ -107,7 +107,7 @@ class Grouping:
                 "do not edit a grouping by hand: use group_patients and withdraw_patient"
             )
         lists = [*(group.patients for group in self.groups), self.left_over]
-        names = [name for part in lists for name in part]
+        names = self.patients
         if len(set(names)) < len(names):
             raise ValueError(f"{len(names) - len(set(names))} patient(s) appear twice in a grouping; group them again")
         anchors = [group.anchor for group in self.groups]
@@ -116,6 +116,11 @@ class Grouping:
                 "a grouping must list groups by anchor number, each number once, and patients by name, got the numbers "
                 f"{anchors[:10]} (the first 10 of {len(anchors)}); sort them"
             )
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """Everybody, those in groups first."""
+        return tuple(name for group in self.groups for name in group.patients) + self.left_over
 
 
 def average_by_patient(latents: torch.Tensor, labels: torch.Tensor, patients: Sequence[str]) -> PatientLatents:

@@ -39,20 +39,22 @@ def name_in_ledger(ledger: Ledger, patient: str, key: bytes | None) -> str:
     Raises:
         ValueError: the ledger holds pseudonyms and there is no key, or another one; or the other way round.
     """
+    _require_key(ledger, key)
+    return patient if key is None else pseudonym(patient, key)
+
+
+def _require_key(ledger: Ledger, key: bytes | None) -> None:
     if ledger.keyed != (key is not None):
         raise ValueError(
             f"the ledger holds {'pseudonyms' if ledger.keyed else 'names'}, and now pseudonyms="
             f"{str(key is not None).lower()}: nobody would be found. Set pseudonyms={str(ledger.keyed).lower()}, or "
             "move the ledger away if nothing of it is in use any more"
         )
-    if key is None:
-        return patient
-    if ledger.key_check != pseudonym(CHECK_WORD, key):
+    if key is not None and ledger.key_check != pseudonym(CHECK_WORD, key):
         raise ValueError(
             "the key is not the one that the ledger's pseudonyms were made with, so nobody would be found; restore "
             "private/pseudonyms.key from your copy"
         )
-    return pseudonym(patient, key)
 
 
 def record_walks(
@@ -76,7 +78,7 @@ def record_walks(
     """
     before = _ledger(ledger_file)
     if before is not None:
-        name_in_ledger(before, "", key)
+        _require_key(before, key)
     walks = [WalkRecord.of(WalkSet.load(file), file, grouping) for file in walk_files]
     gone, releases = (before.withdrawn, before.releases) if before else ((), ())
     new = {record.sha256 for record in walks}
@@ -95,10 +97,8 @@ def grouping_in_use(ledger_file: str | os.PathLike, patients: PatientLatents, k:
     After a withdrawal a new grouping would differ everywhere, and the ledger could not say whom its walks touch.
     """
     ledger = _ledger(ledger_file)
-    if ledger is not None and ledger.grouping.k == k:
-        members = [name for group in ledger.grouping.groups for name in group.patients]
-        if {*members, *ledger.grouping.left_over} == set(patients.patients):
-            return ledger.grouping
+    if ledger is not None and ledger.grouping.k == k and set(ledger.grouping.patients) == set(patients.patients):
+        return ledger.grouping
     return group_patients(patients, k)
 
 
@@ -111,13 +111,20 @@ def require_recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLik
         FileNotFoundError: there is no ledger.
         ValueError: it does not know these walks.
     """
+    _recorded(ledger_file, walk_file)
+
+
+def _recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) -> tuple[Ledger, str] | None:
+    """The ledger and the walks' SHA-256; ``None`` for walks that need no ledger."""
     if "pairs" not in WalkSet.load(walk_file).meta:
-        return
-    if sha256_of(walk_file) not in {record.sha256 for record in Ledger.load(ledger_file).walks}:
+        return None
+    ledger, digest = Ledger.load(ledger_file), sha256_of(walk_file)
+    if digest not in {record.sha256 for record in ledger.walks}:
         raise ValueError(
             f"the ledger '{ledger_file}' does not know the walks '{walk_file}', so nobody could tell whom a release "
             "touches; run the walk stage again, which writes both"
         )
+    return ledger, digest
 
 
 def record_release(
@@ -138,12 +145,12 @@ def record_release(
     Raises:
         FileNotFoundError, ValueError: see :func:`require_recorded`.
     """
-    require_recorded(ledger_file, walk_file)
-    if "pairs" not in WalkSet.load(walk_file).meta:
+    found = _recorded(ledger_file, walk_file)
+    if found is None:
         return
-    ledger = Ledger.load(ledger_file)
+    ledger, digest = found
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    record = ReleaseRecord(Path(folder).name, mode, sha256_of(walk_file), now, dict(files))
+    record = ReleaseRecord(Path(folder).name, mode, digest, now, dict(files))
     replace(ledger, releases=(*ledger.releases, record)).save(ledger_file)
 
 
@@ -161,13 +168,13 @@ def require_not_withdrawn(ledger_file: str | os.PathLike, items: Iterable[Item],
     ledger = _ledger(ledger_file)
     if ledger is None or not ledger.withdrawn:
         return
-    gone = set(ledger.withdrawn)
-    back = sorted({name for name in map(patient_of, items) if name_in_ledger(ledger, name, key) in gone})
+    _require_key(ledger, key)
+    names = set(map(patient_of, items))
+    back = sorted(set(ledger.withdrawn) & (names if key is None else {pseudonym(name, key) for name in names}))
     if back:
-        names = sorted(name_in_ledger(ledger, name, key) for name in back)
         raise ValueError(
             f"{len(back)} patient(s) of the datalist withdrew their data, the first stands in the ledger as "
-            f"'{names[0]}'. Take their images out of the datalist, and every network that saw them is trained again "
+            f"'{back[0]}'. Take their images out of the datalist, and every network that saw them is trained again "
             "without them"
         )
 

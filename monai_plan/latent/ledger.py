@@ -212,7 +212,7 @@ class Ledger:
     key_check: str = ""
 
     def __post_init__(self) -> None:
-        present = [*self.grouping.left_over, *(name for group in self.grouping.groups for name in group.patients)]
+        present = self.grouping.patients
         if back := sorted(set(self.withdrawn) & set(present)):
             raise ValueError(
                 f"the data of {_count(back, 'patient')} were withdrawn and are here again, the first is '{back[0]}'. "

@@ -51,7 +51,7 @@ def withdraw(
         ledger.touched(name)  # or it says that nobody knows the patient
     without = inverted.without(name)
     grouping = ledger.grouping
-    if name in {*grouping.left_over, *(member for group in grouping.groups for member in group.patients)}:
+    if name in grouping.patients:
         training = without.of_split("training")
         latents = average_by_patient(training.latents, training.labels, training.patients)
         grouping = withdraw_patient(grouping, latents, name)

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from monai.networks.utils import eval_mode
-from monai.utils import optional_import
 
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.metrics.nearest_lpips import nearest_distances
+from monai_plan.report.canvas import blank_figure
 from monai_plan.utils import PlanKeys, atomic_path, image_grid, save_png
 
 __all__ = ["write_sample_grids", "write_walk_figure"]
@@ -112,11 +112,7 @@ def _draw(
     steps_shown: int,
     metric_name: str,
 ) -> Any:
-    advice = 'pictures of walks need matplotlib: pip install "monai_plan[bundle]"'
-    figure_class, _ = optional_import("matplotlib.figure", name="Figure", descriptor=advice)
-    canvas, _ = optional_import("matplotlib.backends.backend_agg", name="FigureCanvasAgg", descriptor=advice)
-    figure = figure_class(figsize=(1.25 * steps_shown + 0.5, 6.0), dpi=120, layout="constrained")
-    canvas(figure)
+    figure = blank_figure(1.25 * steps_shown + 0.5, 6.0, "walks")
     grid = figure.add_gridspec(3, steps_shown, height_ratios=(1, 1, 2))
     steps = walks["line"].points.shape[1]
     shown = torch.linspace(0, steps - 1, steps_shown).round().long().tolist()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.utils import optional_import
 
+from monai_plan.report.canvas import blank_figure
 from monai_plan.report.scores import auroc_with_interval
 from monai_plan.utils import atomic_path, write_json
 
@@ -96,11 +96,7 @@ def _summary(values: torch.Tensor) -> dict[str, Any]:
 
 
 def _draw(errors: Mapping[str, Errors], split: str, gaps: Mapping[str, Any], path: Path, metric_name: str) -> None:
-    advice = 'pictures of errors need matplotlib: pip install "monai_plan[bundle]"'
-    figure_class, _ = optional_import("matplotlib.figure", name="Figure", descriptor=advice)
-    canvas, _ = optional_import("matplotlib.backends.backend_agg", name="FigureCanvasAgg", descriptor=advice)
-    figure = figure_class(figsize=(5 * len(gaps), 3.5), dpi=120, layout="constrained")
-    canvas(figure)
+    figure = blank_figure(5 * len(gaps), 3.5, "errors")
     titles = {"perceptual": metric_name, "pixel": "mean squared error of pixels"}
     for axes, (name, gap) in zip(figure.subplots(1, len(gaps), squeeze=False)[0], gaps.items(), strict=True):
         sets = [errors["training"][name].numpy(), errors[split][name].numpy()]

@@ -102,7 +102,7 @@ def test_a_secret_that_others_may_reach_is_refused(tmp_path, mode):
 def test_a_secret_of_its_owner_is_taken(tmp_path, mode):
     (tmp_path / "secret").touch()
     (tmp_path / "secret").chmod(mode)
-    require_private(tmp_path / "secret")
+    assert require_private(tmp_path / "secret") is None
 
 
 def test_windows_keeps_no_permissions(tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_windows_keeps_no_permissions(tmp_path, monkeypatch):
     secret.chmod(0o644)
     with monkeypatch.context() as patch:
         patch.setattr(os, "name", "nt")
-        require_private(secret)
+        assert require_private(secret) is None
 
 
 def test_require_writable_makes_the_folder_and_leaves_it_empty(tmp_path):

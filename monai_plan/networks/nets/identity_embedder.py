@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.networks.nets import ResNet
 from torch import nn
 
+from monai_plan.networks.nets.narrow_resnet import narrow_resnet
 from monai_plan.utils import load_tensors, save_tensors
 
 __all__ = ["IdentityEmbedder"]
@@ -43,15 +43,7 @@ class IdentityEmbedder(nn.Module):
             "layers": list(layers),
             "block_inplanes": list(block_inplanes),
         }
-        self.network = ResNet(
-            block="basic",
-            layers=list(layers),
-            block_inplanes=list(block_inplanes),
-            spatial_dims=2,
-            n_input_channels=channels,
-            conv1_t_stride=2,
-            num_classes=embedding_size,
-        )
+        self.network = narrow_resnet(channels, embedding_size, layers, block_inplanes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images [B, C, H, W] in [-1, 1] -> embeddings of unit length [B, E]."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.nets import ResNet
 
+from monai_plan.networks.nets.narrow_resnet import narrow_resnet
 from monai_plan.networks.nets.saved_network import SavedNetwork
 
 __all__ = ["LatentEncoder"]
@@ -51,15 +51,7 @@ class LatentEncoder(SavedNetwork):
         }
         self.register_buffer("mean", torch.zeros(w_dim))
         self.register_buffer("deviation", torch.ones(w_dim))
-        self.network = ResNet(
-            block="basic",
-            layers=list(layers),
-            block_inplanes=list(block_inplanes),
-            spatial_dims=2,
-            n_input_channels=channels,
-            conv1_t_stride=2,
-            num_classes=w_dim,
-        )
+        self.network = narrow_resnet(channels, w_dim, layers, block_inplanes)
 
     @torch.no_grad()
     def standardise(self, latents: torch.Tensor) -> None:
