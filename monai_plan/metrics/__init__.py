@@ -17,4 +17,5 @@ from .nearest_lpips import (
     load_perceptual_features,
     mean_minimal_distance,
     nearest_distances,
+    pairwise_distances,
 )

@@ -1,4 +1,4 @@
-"""LPIPS to a whole gallery as matrix products, and the mean minimal distance (mmL) of a synthetic set.
+"""LPIPS between whole sets of images as matrix products, and the mean minimal distance (mmL) of a synthetic set.
 
 LPIPS (Zhang et al., CVPR 2018, eq. 1) is ``sum_l 1/(H_l W_l) sum_hw |sqrt(w_l) * (y_l - y0_l)|^2`` with unit-normalised
 features y: one squared Euclidean distance between the features scaled by ``sqrt(w_l / (H_l W_l))``. So the features are
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ __all__ = [
     "load_perceptual_features",
     "mean_minimal_distance",
     "nearest_distances",
+    "pairwise_distances",
 ]
 
 SMALLEST = 32
@@ -187,6 +189,56 @@ def nearest_distances(
     Raises:
         ValueError: a set is empty, sizes differ, or an image holds NaN.
     """
+    _check_sets(query_images, gallery_images)
+    nearest = torch.full((len(query_images),), torch.inf)
+    with _extractor(features, query_images) as extract:
+        for _, held in _held_blocks(gallery_images, extract, batch_size):
+            found = [nearest_rows(extract(batch), held)[0].cpu() for batch in query_images.split(batch_size)]
+            nearest = torch.minimum(nearest, torch.cat(found))
+    return nearest
+
+
+def pairwise_distances(
+    query_images: torch.Tensor,
+    gallery_images: torch.Tensor,
+    features: Callable[[torch.Tensor], torch.Tensor],
+    batch_size: int = 32,
+) -> torch.Tensor:
+    """The distance of each query image to each gallery image, as matrix products.
+
+    Features of the smaller set are held in blocks of at most 1 GiB, while the larger one passes by once a block. From
+    ``|q|^2 + |g|^2 - 2 q.g`` a distance has an error of some 1e-6 times the features' squared length, so that equal
+    images may lie a little off 0; see :func:`nearest_distances` for exact small ones.
+
+    Args:
+        query_images: as for :func:`nearest_distances`.
+        gallery_images: the same.
+        features: the same.
+        batch_size: images whose features are extracted at once.
+
+    Returns:
+        Squared Euclidean distances of features (LPIPS itself with :class:`LPIPSFeatures`), float32, >= 0, shape [N, M],
+        on the CPU.
+
+    Raises:
+        ValueError: a set is empty, sizes differ, or an image holds NaN.
+    """
+    _check_sets(query_images, gallery_images)
+    if len(gallery_images) > len(query_images):
+        return pairwise_distances(gallery_images, query_images, features, batch_size).T.contiguous()
+    found = torch.empty(len(query_images), len(gallery_images))
+    with _extractor(features, query_images) as extract:
+        for first, held in _held_blocks(gallery_images, extract, batch_size):
+            lengths = held.square().sum(dim=1)
+            for place, batch in enumerate(query_images.split(batch_size)):
+                rows = extract(batch)
+                squares = rows.square().sum(dim=1, keepdim=True) + lengths - 2 * rows @ held.T
+                begin = place * batch_size
+                found[begin : begin + len(batch), first : first + len(held)] = squares.clamp_min(0).cpu()
+    return found
+
+
+def _check_sets(query_images: torch.Tensor, gallery_images: torch.Tensor) -> None:
     for name, images in (("query", query_images), ("gallery", gallery_images)):
         if images.ndim != 4 or len(images) == 0 or not torch.isfinite(images).all():
             raise ValueError(
@@ -198,22 +250,31 @@ def nearest_distances(
             f"query images are {tuple(query_images.shape[2:])} and gallery images {tuple(gallery_images.shape[2:])}; "
             "resize one of them"
         )
+
+
+@contextmanager
+def _extractor(
+    features: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor
+) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """The features of images, where the network is, without gradients and in evaluation mode."""
     modules = [features] if isinstance(features, nn.Module) else []
-    device = next((parameter.device for module in modules for parameter in module.parameters()), query_images.device)
+    device = next((parameter.device for module in modules for parameter in module.parameters()), images.device)
     with eval_mode(*modules), torch.no_grad():
-        width = features(gallery_images[:1].to(device)).shape[1]
-        block = max(1, HELD_BYTES // (4 * width))
-        nearest = torch.full((len(query_images),), torch.inf)
-        for first in range(0, len(gallery_images), block):
-            batches = gallery_images[first : first + block].split(batch_size)
-            held = torch.empty(sum(map(len, batches)), width, device=device)
-            for place, batch in enumerate(batches):
-                held[place * batch_size : place * batch_size + len(batch)] = features(batch.to(device))
-            found = [
-                nearest_rows(features(batch.to(device)), held)[0].cpu() for batch in query_images.split(batch_size)
-            ]
-            nearest = torch.minimum(nearest, torch.cat(found))
-    return nearest
+        yield lambda batch: features(batch.to(device))
+
+
+def _held_blocks(
+    images: torch.Tensor, extract: Callable[[torch.Tensor], torch.Tensor], batch_size: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """The first image's number and the features [n, F] of each block that is held at once."""
+    sample = extract(images[:1])
+    block = max(1, HELD_BYTES // (4 * sample.shape[1]))
+    for first in range(0, len(images), block):
+        batches = images[first : first + block].split(batch_size)
+        held = sample.new_empty(sum(map(len, batches)), sample.shape[1], dtype=torch.float32)
+        for place, batch in enumerate(batches):
+            held[place * batch_size : place * batch_size + len(batch)] = extract(batch)
+        yield first, held
 
 
 def mean_minimal_distance(

@@ -17,6 +17,7 @@ from monai_plan.metrics import (
     mean_minimal_distance,
     nearest_distances,
     nearest_lpips,
+    pairwise_distances,
 )
 from monai_plan.utils import import_torchvision
 
@@ -81,6 +82,19 @@ def test_small_blocks_change_nothing(weights, monkeypatch):
     whole = nearest_distances(queries, gallery, features, batch_size=2)
     monkeypatch.setattr(nearest_lpips, "HELD_BYTES", 2 * 4 * features(gallery[:1]).shape[1])
     torch.testing.assert_close(nearest_distances(queries, gallery, features, batch_size=1), whole, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("held_bytes", [1, 2**30])
+@pytest.mark.parametrize("counts", [(3, 5), (5, 3)])
+def test_every_pair_as_the_lpips_package_has_it(weights, monkeypatch, counts, held_bytes):
+    monkeypatch.setattr(nearest_lpips, "HELD_BYTES", held_bytes)
+    queries, gallery = smooth_images(counts[0], 1, 64, 0), smooth_images(counts[1], 1, 64, 1)
+    found = pairwise_distances(queries, gallery, LPIPSFeatures(weights), batch_size=2)
+    model = reference(weights)
+    with torch.no_grad():
+        expected = torch.stack([model(queries, image[None].expand(len(queries), -1, -1, -1)) for image in gallery])
+    torch.testing.assert_close(found, expected.flatten(1).T, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found.min(dim=1).values, nearest_distances(queries, gallery, LPIPSFeatures(weights)))
 
 
 def test_copies_have_no_distance_and_mean_is_mean(weights):
