@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,19 +13,10 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from monai_plan.utils import machine_name
+
 CONFIGS = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb" / "configs"
 RENDERED_AT_ONCE = 64
-
-
-def machine(device: torch.device) -> str:
-    """The processor in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{names[0] if names else platform.machine()} ({capability}), {torch.get_num_threads()} thread(s)"
 
 
 def commit() -> str:
@@ -41,7 +31,7 @@ def commit() -> str:
 def about(device: torch.device) -> dict[str, Any]:
     """Machine, date, commit and version of torch, for the JSON."""
     return {
-        "machine": machine(device),
+        "machine": machine_name(device),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
         "torch": str(torch.__version__),

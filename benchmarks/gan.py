@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import about, machine, seconds
+from common import about, seconds
 from ignite.engine import Events
 from plain_style_gan import plain_discriminate, plain_generate
 from torch.utils.flop_counter import FlopCounterMode
@@ -33,7 +33,7 @@ from monai_plan.losses import StyleGanObjective
 from monai_plan.losses.style_gan import discriminator_logistic_loss, generator_logistic_loss
 from monai_plan.networks.layers import AugmentPipe
 from monai_plan.networks.nets import StyleDiscriminator, StyleGenerator
-from monai_plan.utils import autocast_dtype, has_half_precision, write_json
+from monai_plan.utils import autocast_dtype, has_half_precision, machine_name, write_json
 
 Networks = tuple[StyleGenerator, StyleDiscriminator]
 Side = tuple[Callable[..., torch.Tensor], Callable[..., torch.Tensor], torch.dtype | None]
@@ -237,7 +237,7 @@ def main() -> None:
                 future = process.submit(recipe, size, batch, device, torch.get_num_threads(), options.seed)
                 recipes.setdefault(str(size), {})[str(batch)] = future.result()
 
-    print(f"{machine(device)}; torch {torch.__version__}; matrix products in GFLOP/s: {ceilings}")
+    print(f"{machine_name(device)}; torch {torch.__version__}; matrix products in GFLOP/s: {ceilings}")
     print(f"{'size':>5} {'batch':>5} {'side':<14} {'train img/s':>12} {'ratio':>6} {'sample img/s':>13} {'ratio':>6}")
     for size, figures in sizes.items():
         train, drawn = figures["train_img_per_s"], figures["sample_img_per_s"]

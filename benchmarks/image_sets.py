@@ -15,7 +15,7 @@ from monai_plan.engines import initial_network, predict, train_classifier
 from monai_plan.latent import WalkSteering
 from monai_plan.latent.verification import Judge
 from monai_plan.metrics import kernel_distance, load_image_features, load_perceptual_features, nearest_distances
-from monai_plan.report.scores import auroc_with_interval
+from monai_plan.metrics.intervals import auroc_with_interval
 from monai_plan.utils import generator_for
 
 SPLITS = ("validation", "testing", "training")

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import about, add_bundle_options, machine, render, seconds
+from common import about, add_bundle_options, render, seconds
 from image_sets import ImageSets
 
 from monai_plan.latent import (
@@ -55,7 +55,7 @@ from monai_plan.latent import (
     walk_guided,
 )
 from monai_plan.networks.nets import LatentGuide
-from monai_plan.utils import generator_for, write_json
+from monai_plan.utils import generator_for, machine_name, write_json
 
 KS = (2, 5, 12, 20)
 SIZES = (1_000, 10_000, 100_000)
@@ -234,7 +234,7 @@ def main() -> None:
     record: dict[str, Any] = {"rows": {}, "grouping": grouping_table(tuple(options.sizes), 12)}
     record["grouping_seconds"] = {size: row["seconds_constrained"] for size, row in record["grouping"].items()}
     sets = ImageSets(options)
-    print(f"{machine(sets.device)}; torch {torch.__version__}; distance: {sets.distance}")
+    print(f"{machine_name(sets.device)}; torch {torch.__version__}; distance: {sets.distance}")
     k_same = KSame(sets, options)
     record |= {"smallest_group": k_same.smallest(), "inversion": k_same.inversion, **about(sets.device)}
     if "seconds_per_inversion" in k_same.inversion:

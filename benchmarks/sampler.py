@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import about, machine, seconds
+from common import about, seconds
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedTrainer
 from monai.networks.nets import ResNet
@@ -36,7 +36,7 @@ from monai_plan.latent import PrivacyGate
 from monai_plan.latent.verification import verify_walks
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
-from monai_plan.utils import generator_for, write_json
+from monai_plan.utils import generator_for, machine_name, write_json
 
 SIZE, BATCH, POINTS, PLANNED_POINTS = 64, 32, 50, 14
 GALLERY, PATHS, AHEAD = 366, 100, 2
@@ -317,7 +317,7 @@ def main() -> None:
     walks = make_walks(generator, arguments.paths, arguments.seed)
     gate = random_gate(IdentityEmbedder(), GALLERY, device)
     set_threshold(gate, walks, generator, device)
-    print(f"{machine(device)}; torch {torch.__version__}; {SIZE} x {SIZE} pixels, batches of {BATCH}")
+    print(f"{machine_name(device)}; torch {torch.__version__}; {SIZE} x {SIZE} pixels, batches of {BATCH}")
     batches = show("a pass", measure_batches(generator, gate, walks, arguments, device))
     print(f"rejected {batches['rejected_share']:.1%} of the draws; target: at most {TARGET} times the generator")
     epoch = show("an epoch of training", measure_training(generator, gate, walks, arguments, device))

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import about, add_bundle_options, bundle_config, machine, render, seconds
+from common import about, add_bundle_options, bundle_config, render, seconds
 from monai.networks.nets import ResNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -56,7 +56,7 @@ from monai_plan.latent.walks import chunk_shares
 from monai_plan.losses import identity_uniformity, label_agreement, spring_energy
 from monai_plan.metrics import load_perceptual_features, nearest_distances
 from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
-from monai_plan.utils import write_json
+from monai_plan.utils import machine_name, write_json
 
 PAPER_ITERATIONS = 500
 ROUNDS = 5
@@ -338,7 +338,7 @@ def main() -> None:
         options.released_pairs, options.timed_iterations = 1, 1
     record = run(options)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # the bundle's choice
-    print(f"{machine(device)}; torch {torch.__version__}; {options.steps} points a path")
+    print(f"{machine_name(device)}; torch {torch.__version__}; {options.steps} points a path")
     columns = f"{'s/image':>9} {'x floor':>8} {'GFLOP':>9} {'accepted':>9} {'loss':>8} {'worst':>8} {'least d':>8}"
     print(f"{'side':<20} {columns}")
     for name, side in record["sides"].items():

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import about, add_bundle_options, machine, render
+from common import about, add_bundle_options, render
 from image_sets import DRAWN_AT_ONCE, ImageSets
 
 from monai_plan.latent import (
@@ -41,7 +41,7 @@ from monai_plan.latent import (
     walk_guided,
     walk_linear,
 )
-from monai_plan.utils import generator_for, write_json
+from monai_plan.utils import generator_for, machine_name, write_json
 
 SHARES = (1.0, 0.5, 0.25, 0.1)
 WEIGHTS = (0.0, 0.3, 1.0, 3.0, 10.0)
@@ -142,7 +142,7 @@ def main() -> None:
         options.guide_latents, options.guide_iterations, options.shares, options.weights = 512, 200, (1.0,), (1.0,)
     options.draws = options.images
     setting = ImageSets(options)
-    print(f"{machine(setting.device)}; torch {torch.__version__}; distance: {setting.distance}")
+    print(f"{machine_name(setting.device)}; torch {torch.__version__}; distance: {setting.distance}")
     print(
         f"{'row':<20} {'accepted':>8} {'distance':>9} {'5 %':>7} {'gate':>7} {'KID':>9}  "
         f"AUROC on {', '.join(setting.real)}",

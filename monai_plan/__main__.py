@@ -20,7 +20,7 @@ from monai_plan.networks.nets import (
     generator_from_published,
     published_networks,
 )
-from monai_plan.pipeline import Pipeline, run_later
+from monai_plan.pipeline import Pipeline, run_bundle, run_later
 from monai_plan.utils import read_weights
 
 COLUMN_OPTIONS = ("image_column", "label_column", "patient_column", "group_column", "patient_tag")
@@ -230,7 +230,51 @@ def run_release(arguments: argparse.Namespace) -> None:
     run_later(arguments.output_dir, ("release",), **{"release#mode": arguments.mode})
 
 
-COMMANDS = (add_datalist, add_pipeline, add_ledger, add_release, add_convert)
+def add_audit(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``audit``: attack what would leave, and write the certificate."""
+    parser = subparsers.add_parser(
+        "audit",
+        help="attack what would leave, and write the certificate",
+        description="Attack the synthetic images and the networks behind them, each attack beside its control, and "
+        "write certificate.json, certificate.html, model_card.md and datasheet.md into DIR/certificate. The limits "
+        "stand in the bundle's configs/evaluate.json, before anything is measured.",
+        epilog="examples: python -m monai_plan audit --bundle bundles/plan_tb (the phantoms that ship with it); "
+        "python -m monai_plan audit --output_dir runs/shenzhen --exit_code && python -m monai_plan release "
+        "--output_dir runs/shenzhen",
+    )
+    parser.add_argument("--bundle", metavar="DIR", help="audit the weights that lie in this bundle")
+    parser.add_argument(
+        "--output_dir",
+        metavar="DIR",
+        help="audit what the pipeline has left there; with --bundle: where the certificate goes "
+        "(default: the bundle's folder output)",
+    )
+    parser.add_argument("--exit_code", action="store_true", help="exit with 1 unless the verdict is 'passed'")
+    parser.add_argument("--sign", metavar="FILE", help="a PEM file with your Ed25519 private key: sign the certificate")
+    parser.add_argument(
+        "--show_real_images", action="store_true", help="put the closest real images into the page; off by default"
+    )
+    parser.set_defaults(run=run_audit)
+
+
+def run_audit(arguments: argparse.Namespace) -> None:
+    """Run ``audit``."""
+    if not (arguments.bundle or arguments.output_dir):
+        raise ValueError("say what to audit: --bundle DIR, or --output_dir DIR of a pipeline")
+    overrides = {
+        "audit#exit_code": arguments.exit_code,
+        "audit#show_real_images": arguments.show_real_images,
+        "audit#signing_key": arguments.sign or "",
+    }
+    if not arguments.bundle:
+        run_later(arguments.output_dir, ("evaluate",), **overrides)
+        return
+    if arguments.output_dir:
+        overrides["output_dir"] = arguments.output_dir
+    run_bundle(arguments.bundle, ("evaluate",), **overrides)
+
+
+COMMANDS = (add_datalist, add_pipeline, add_ledger, add_audit, add_release, add_convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

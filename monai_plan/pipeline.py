@@ -27,7 +27,7 @@ from monai_plan.data.datalist import SPLITS
 from monai_plan.transforms import LoadRadiograph
 from monai_plan.utils import fingerprint, knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
 
-__all__ = ["STAGES", "Pipeline", "Stage", "run_later"]
+__all__ = ["STAGES", "Pipeline", "Stage", "run_bundle", "run_later"]
 
 tqdm, _ = optional_import("tqdm", name="tqdm")
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("train_gan", (), ("generator_file",), ("gan#checkpoint",)),
+    Stage("train_gan", (), ("generator_file", "discriminator_file"), ("gan#checkpoint",)),
     Stage("train_identity", (), ("identity_file",)),
     Stage("train_label", (), ("label_file",)),
     Stage("train_gate", (), ("gate_file",)),
@@ -244,6 +244,21 @@ def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **override
         )
     files = _config_files(run["bundle"], overlays)
     _run_config(files, _known({**_rooms(output), **run["settings"], **overrides}, files))
+
+
+def run_bundle(bundle: str | os.PathLike, overlays: Sequence[str], **overrides: Any) -> None:
+    """Run a config of a bundle on the weights that lie in it.
+
+    Args:
+        bundle: its folder.
+        overlays: names of configs on top of ``train``, e.g. ``("evaluate",)``.
+        overrides: config id to value.
+
+    Raises:
+        ValueError, OSError: there is no such bundle, or the config cannot be run.
+    """
+    files = _config_files(bundle, overlays)
+    _run_config(files, _known(overrides, files))
 
 
 def _rooms(output: Path) -> dict[str, str]:

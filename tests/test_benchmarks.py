@@ -10,7 +10,7 @@ import monai_plan
 
 FOLDER = Path(monai_plan.__file__).resolve().parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not a checkout")
-COMMANDS = ("gan", "gan_curves", "gan_memorisation", "k_same", "sampler", "walk", "walk_tradeoff")
+COMMANDS = ("audit", "gan", "gan_curves", "gan_memorisation", "k_same", "sampler", "walk", "walk_tradeoff")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -21,5 +21,5 @@ def test_says_how_it_is_used(name):
 
 
 def test_all_are_known():
-    others = {"common", "image_sets", "plain_style_gan"}
+    others = {"common", "image_sets", "plain_style_gan", "small_gan"}
     assert {path.stem for path in FOLDER.glob("*.py")} == {*COMMANDS, *others}

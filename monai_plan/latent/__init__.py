@@ -25,6 +25,7 @@ from .bookkeeping import (
 from .encoder import fit_encoder, saved_encoder
 from .fit_guide import FittedGuide, fit_guide
 from .gate import PrivacyGate, require_holdout
+from .gate_audit import gate_false_rejections, gate_planted_copies, planted_sensitivity
 from .group_style import align_to_groups
 from .guide import GuideReport, TeacherAnswers, ask_networks, guide_latents, judge_guide, train_guide
 from .guided_walk import GuidedOptions, walk_guided

@@ -7,6 +7,7 @@ network behind it must be another one than those that steered the walk.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -16,14 +17,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from monai.networks.utils import eval_mode
+from scipy.stats import beta
 from torch import nn
 
 from monai_plan.latent.frozen import device_of
+from monai_plan.latent.gate_audit import SENSITIVITY, planted_sensitivity
 from monai_plan.metrics.nearest import nearest_rows
 from monai_plan.networks.nets.identity_embedder import IdentityEmbedder
 from monai_plan.utils import PlanKeys, load_tensors, save_tensors
 
 __all__ = ["PrivacyGate", "require_holdout"]
+
+logger = logging.getLogger(__name__)
 
 _EMBEDDER = "embedder."
 ZERO = 1e-5
@@ -125,6 +130,8 @@ class PrivacyGate(nn.Module):
         holdout_images: Images,
         false_rejection: float = 0.05,
         batch_size: int = 64,
+        planted: int = 0,
+        seed: int = 0,
     ) -> PrivacyGate:
         """Set the threshold so that at most ``false_rejection`` of held-out real images would be rejected.
 
@@ -133,6 +140,10 @@ class PrivacyGate(nn.Module):
         threshold), ``threshold``, ``interval_95``: the exact, distribution-free 95 % interval of the rejection rate of
         new images from the hold-out's population (the rate at the (k+1)-th of n order statistics is Beta(k+1, n-k)).
 
+        With ``planted``, altered copies of training images are then judged at that threshold, and the record has under
+        ``planted`` what :func:`~monai_plan.latent.planted_sensitivity` gives. Light alterations of which fewer than
+        99 % are found are warned of in the log: at this rate of false rejections no other threshold finds more.
+
         Args:
             embedder: as for the class; the gate keeps a copy.
             gallery_images: *all* training images [N, C, H, W], or an iterable of batches (tensors, or dicts with
@@ -140,15 +151,18 @@ class PrivacyGate(nn.Module):
             holdout_images: real images of *other* patients, of the same kind as the gallery's.
             false_rejection: share of new real patients that may be rejected, 0 < value < 1.
             batch_size: images embedded at once, where tensors are given.
+            planted: of how many training images (the first so many) altered copies are planted; 0 for none.
+            seed: of the alterations.
 
         Raises:
+            OptionalImportError: copies are to be planted and Pillow is missing (extra ``images``).
             ValueError: no gallery, ``false_rejection`` out of range, fewer than ``1 / false_rejection`` held-out
                 images, NaN in an image, or a threshold of 0 (held-out images are in the gallery).
         """
         embedder = _for_inference(copy.deepcopy(embedder))  # whoever trains on, trains another one
         with eval_mode(embedder):
-            gallery = _embed_all(embedder, gallery_images, batch_size)
-            holdout = _embed_all(embedder, holdout_images, batch_size)
+            gallery, copied = _embed_all(embedder, gallery_images, batch_size, planted)
+            holdout, hosts = _embed_all(embedder, holdout_images, batch_size, planted)
         count = len(holdout)
         rejected = require_holdout(count, false_rejection)
         nearest = _nearest(holdout, F.normalize(gallery, dim=1)).sort().values
@@ -164,9 +178,14 @@ class PrivacyGate(nn.Module):
             "false_rejection": false_rejection,
             "rejected": int((nearest < threshold).sum()),
             "threshold": threshold,
-            "interval_95": [_beta_quantile(p, rejected + 1, count - rejected) for p in (0.025, 0.975)],
+            "interval_95": beta.ppf([0.025, 0.975], rejected + 1, count - rejected).tolist(),
         }
-        return cls(embedder, gallery, threshold, record)
+        gate = cls(embedder, gallery, threshold, record)
+        if planted:
+            found = planted_sensitivity(gate.distances, threshold, copied, hosts, seed, batch_size)
+            gate.calibration["planted"] = found
+            _warn_of_missed(found)
+        return gate
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write gallery, threshold and the embedder's weights as tensors only (schema ``privacy_gate``).
@@ -239,26 +258,33 @@ def _nearest(embeddings: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
     return nearest_rows(embeddings, gallery)[0].sqrt() * (embeddings.norm(dim=1) > 0.5)
 
 
-def _embed_all(embedder: nn.Module, images: Images, batch_size: int) -> torch.Tensor:
+def _embed_all(embedder: nn.Module, images: Images, batch_size: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings of all images, and the first ``keep`` images on the CPU."""
     batches = images.split(batch_size) if isinstance(images, torch.Tensor) else images
-    device, embeddings = device_of(embedder), []
+    device = device_of(embedder)
+    embeddings: list[torch.Tensor] = []
+    kept: list[torch.Tensor] = []
     for batch in batches:
-        batch_images = batch[PlanKeys.IMAGE] if isinstance(batch, Mapping) else batch
+        batch_images = torch.as_tensor(batch[PlanKeys.IMAGE] if isinstance(batch, Mapping) else batch)
         if len(batch_images):
-            embeddings.append(_embed(embedder, torch.as_tensor(batch_images).to(device)))
+            embeddings.append(_embed(embedder, batch_images.to(device)))
+            wanted = max(0, keep - sum(len(part) for part in kept))
+            kept.append(batch_images[:wanted].as_subclass(torch.Tensor).cpu())
     if not embeddings:
         raise ValueError(
             "no images to calibrate the gate on; the gallery needs all training images, the hold-out others"
         )
-    return torch.cat(embeddings)
+    return torch.cat(embeddings), torch.cat(kept)
 
 
-def _beta_quantile(probability: float, a: int, b: int) -> float:
-    """The quantile of Beta(a, b), integers a, b >= 1: its distribution function is P(Binomial(a + b - 1, x) >= a)."""
-    successes = torch.arange(a, a + b, dtype=torch.float64)
-    low, high = 0.0, 1.0
-    for _ in range(50):
-        x = (low + high) / 2
-        odds = torch.distributions.Binomial(a + b - 1, probs=torch.tensor(x, dtype=torch.float64))
-        low, high = (x, high) if odds.log_prob(successes).exp().sum() < probability else (low, x)
-    return (low + high) / 2
+def _warn_of_missed(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    missed = {name: levels["light"]["rate"] for name, levels in found.items()}
+    missed = {name: rate for name, rate in missed.items() if rate < SENSITIVITY}
+    if missed:
+        listed = ", ".join(f"{name} {100 * rate:.1f} %" for name, rate in missed.items())
+        logger.warning(
+            "the gate finds too few lightly altered copies of training images (%s; %g %% are wanted). Train its "
+            "embedder for longer (embedder#epochs), or allow more false rejections (false_rejection)",
+            listed,
+            100 * SENSITIVITY,
+        )

@@ -1,5 +1,9 @@
-"""Metrics of distance, of a generator's quality and of privacy."""
+"""Metrics of distance, of a generator's quality, of a classifier and of privacy."""
 
+from .attack_result import AttackResult, RealPatients
+from .canaries import canary_audit, one_run_epsilon
+from .classification_figures import classification_figures
+from .galleries import chance_of_any, chance_of_one, half_sample_spread, permutation_spread, require_distances
 from .generation_quality import (
     GenerationQuality,
     density_and_coverage,
@@ -8,6 +12,20 @@ from .generation_quality import (
     precision_and_recall,
 )
 from .image_features import ImageFeatures, load_image_features
+from .intervals import (
+    accuracy_interval,
+    auroc_with_interval,
+    clopper_pearson,
+    difference_interval,
+    separation_with_interval,
+)
+from .membership import (
+    density_ratio_scores,
+    membership_attack,
+    nearest_synthetic_scores,
+    rates_at_low_false_positives,
+)
+from .membership_network import classifier_outputs, membership_network
 from .memorisation import MemorisationResult, memorisation_test
 from .nearest import nearest_rows
 from .nearest_lpips import (
@@ -19,3 +37,7 @@ from .nearest_lpips import (
     nearest_distances,
     pairwise_distances,
 )
+from .reidentification import reidentification
+from .screening import screening
+from .shadow_membership import likelihood_ratio_scores, shadow_membership
+from .wp29 import inference, linkability, singling_out

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from monai_plan.metrics.intervals import auroc_with_interval
 from monai_plan.report.canvas import blank_figure
-from monai_plan.report.scores import auroc_with_interval
 from monai_plan.utils import atomic_path, write_json
 
 __all__ = ["inversion_gap", "write_inversion_report"]

@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader
 
 from monai_plan._version import __version__
 from monai_plan.engines.classification import initial_network, predict, train_classifier
+from monai_plan.metrics.classification_figures import classification_figures
+from monai_plan.metrics.intervals import accuracy_interval
 from monai_plan.metrics.nearest_lpips import nearest_distances
-from monai_plan.report.scores import accuracy_interval, auroc_with_interval
 from monai_plan.utils import PlanKeys, atomic_path, generator_for, require_writable, write_json
 
 __all__ = ["UtilityTable", "utility_table_text"]
@@ -61,6 +62,7 @@ class UtilityTable:
         seeds: one classifier each; the first also names the trained networks'.
         trained: row's name to a network already trained with the same settings from
             :func:`~monai_plan.engines.initial_network` of the first seed; not trained again.
+        subgroups: e.g. ``"sex"`` to the value of each test image, in the order of ``test_loader``.
         mml_images: synthetic images of a row whose distance is measured; at most one epoch of them.
         amp: bfloat16 autocast.
         weight_decay: AdamW's.
@@ -84,6 +86,7 @@ class UtilityTable:
     prepare_batch: Callable = default_prepare_batch
     seeds: Sequence[int] = (0,)
     trained: Mapping[str, nn.Module] = field(default_factory=dict)
+    subgroups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     mml_images: int = 256
     amp: bool = False
     weight_decay: float = 0.01
@@ -104,18 +107,18 @@ class UtilityTable:
         Nothing is written before every row is finished. Shares and AUROC lie in 0 .. 1.
 
         Returns:
-            The content of ``table.json``: for each row ``accuracy``, ``auroc``, ``recall`` (by class), each the mean
-            over the seeds, ``accuracy_sd`` and ``auroc_sd`` (``None`` for one seed), ``mml_train``, ``images`` (of the
-            row's data set), ``draws_per_epoch`` (with repetitions), ``gate_emitted`` and ``gate_rejected`` (``None``
-            without a gate; all that left the loader so far), ``per_seed``; and ``about``.
+            The content of ``table.json``: for each row ``accuracy``, ``auroc``, ``kappa``, ``calibration_error``,
+            ``brier`` and ``recall`` (by class), each the mean over the seeds, the first two with ``…_sd`` (``None`` for
+            one seed), ``mml_train``, ``images`` (of the row's data set), ``draws_per_epoch`` (with repetitions),
+            ``gate_emitted`` and ``gate_rejected`` (``None`` without a gate; all that left the loader so far),
+            ``per_seed`` (:func:`~monai_plan.metrics.classification_figures` of each); and ``about``.
 
         Raises:
             OSError: ``output_dir`` cannot be written.
             ValueError: from training, prediction or distances, with its cause.
         """
         output_dir = require_writable(self.output_dir)
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            table = self._measure()
+        table, _ = self.measure()
         text = utility_table_text(table)
         with atomic_path(output_dir / "table.txt") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
@@ -123,11 +126,28 @@ class UtilityTable:
         print(text)
         return table
 
-    def _measure(self) -> dict[str, Any]:
+    def measure(self) -> tuple[dict[str, Any], dict[str, nn.Module]]:
+        """Train, evaluate and measure without writing anything.
+
+        Returns:
+            The table, see :meth:`run`, and the first seed's network of each row.
+
+        Raises:
+            ValueError: from training, prediction or distances, with its cause.
+        """
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            networks: dict[str, nn.Module] = {}
+            return self._measured(networks), networks
+
+    def _measured(self, networks: dict[str, nn.Module]) -> dict[str, Any]:
         table: dict[str, Any] = {}
         queries = []
         for row, loader in self.rows.items():
-            per_seed = [self._run_seed(row, loader, seed) for seed in self.seeds]
+            per_seed = []
+            for seed in self.seeds:
+                figures, network = self._run_seed(row, loader, seed)
+                per_seed.append(figures)
+                networks.setdefault(row, network)
             queries.append(_images(self.test_loader) if row == REAL else _images(loader, self.mml_images))
             counts = getattr(loader, "counts", None) or {}
             table[row] = {
@@ -154,7 +174,7 @@ class UtilityTable:
         }
         return table
 
-    def _run_seed(self, row: str, loader: DataLoader, seed: int) -> dict[str, Any]:
+    def _run_seed(self, row: str, loader: DataLoader, seed: int) -> tuple[dict[str, Any], nn.Module]:
         torch.manual_seed(generator_for(seed, "utility table").initial_seed())
         network = self.trained.get(row) if seed == self.seeds[0] else None
         best = None
@@ -173,19 +193,16 @@ class UtilityTable:
                 description=f"classifier '{row}', seed {seed}",
             )
         probabilities, labels = predict(network, self.test_loader, self.device, self.amp)
-        auroc, auroc_interval = auroc_with_interval(probabilities, labels)
-        hits = probabilities.argmax(dim=1) == labels
-        return {
+        correct = int((probabilities.argmax(dim=1) == labels).sum())
+        figures = {
             "seed": seed,
             "best_epoch": best and best.epoch,
             "validation_auroc": best and best.auroc,
             "n_test": len(labels),
-            "accuracy": float(hits.double().mean()),
-            "accuracy_interval_95": list(accuracy_interval(int(hits.sum()), len(labels))),
-            "auroc": auroc,
-            "auroc_interval_95": auroc_interval and list(auroc_interval),
-            "recall": [float(hits[labels == c].double().mean()) for c in range(probabilities.shape[1])],
+            "accuracy_interval_95": list(accuracy_interval(correct, len(labels))),
+            **classification_figures(probabilities, labels, self.subgroups),
         }
+        return figures, network
 
 
 def utility_table_text(table: Mapping[str, Any]) -> str:
@@ -233,9 +250,10 @@ def _with_spread(row: Mapping[str, Any], name: str) -> str:
 
 def _summary(per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
+    for name in ("accuracy", "auroc", "kappa", "calibration_error", "brier"):
+        summary[name] = statistics.fmean(result[name] for result in per_seed)
     for name in ("accuracy", "auroc"):
         values = [result[name] for result in per_seed]
-        summary[name] = statistics.fmean(values)
         summary[name + "_sd"] = statistics.stdev(values) if len(values) > 1 else None
     summary["recall"] = [statistics.fmean(shares) for shares in zip(*(r["recall"] for r in per_seed), strict=True)]
     return summary

@@ -1,5 +1,6 @@
-"""Transforms that read real images and render phantoms."""
+"""Transforms that read real images, render phantoms and alter copies."""
 
+from .copy_alterations import COPY_ALTERATIONS, CopyAlteration, RandomCopies, planted_copies
 from .load_radiograph import LoadRadiograph, LoadRadiographD, LoadRadiographd, LoadRadiographDict
 from .render_phantom import (
     PhantomSpec,

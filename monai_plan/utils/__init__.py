@@ -1,10 +1,19 @@
 """Keys, seeding and files; imports nothing else of the package."""
 
-from .bundle import explain_errors, find_bundle_root, knows_id, refuse_unknown_options, root_cause, similar_ids
+from .bundle import (
+    explain_errors,
+    find_bundle_root,
+    knows_id,
+    refuse_unknown_options,
+    root_cause,
+    running_config,
+    similar_ids,
+)
 from .checks import fingerprint, require_counts, require_own_folder, require_seeds
 from .enums import PlanKeys
 from .files import atomic_path, require_private, require_writable, sha256_of, write_json
 from .half_precision import autocast_dtype, has_half_precision
+from .machine import machine_name
 from .patients import class_of_patient, patient_of
 from .picture import image_grid, save_png
 from .pseudonyms import pseudonym, read_or_make_key

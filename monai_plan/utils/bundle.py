@@ -19,6 +19,7 @@ __all__ = [
     "knows_id",
     "refuse_unknown_options",
     "root_cause",
+    "running_config",
     "similar_ids",
 ]
 
@@ -29,14 +30,28 @@ def find_bundle_root() -> str:
     A config cannot name its own place, and MONAI puts it into ``sys.path`` only after ``initialize``; so the workflow
     is looked up among the callers. Without one (a bare ConfigParser) it is ``"."``, MONAI's own default.
     """
+    workflow = _running_workflow()
+    if workflow is None:
+        return "."
+    folder = Path(workflow.config_root_path).resolve()
+    return str(folder.parent if folder.name == "configs" else folder)
+
+
+def running_config() -> dict[str, Any]:
+    """The whole config that is being run, with what was overridden; empty without a workflow."""
+    workflow = _running_workflow()
+    return {} if workflow is None else dict(workflow.parser.get())
+
+
+def _running_workflow() -> ConfigWorkflow | None:
+    """The workflow among the callers."""
     frame = inspect.currentframe()
     while frame is not None:
         workflow = frame.f_locals.get("self")
         if isinstance(workflow, ConfigWorkflow):
-            folder = Path(workflow.config_root_path).resolve()
-            return str(folder.parent if folder.name == "configs" else folder)
+            return workflow
         frame = frame.f_back
-    return "."
+    return None
 
 
 def root_cause(error: BaseException) -> BaseException:

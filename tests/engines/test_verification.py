@@ -56,8 +56,8 @@ def test_probed_patients_are_of_both_sides_and_whole():
     images, names, member = world(patients=40)
     found = fit_verification(images, names, member, Linear(), unchanged, iterations=1, progress=False)
     probed = {name for name, kept in zip(names, found.probe.tolist(), strict=True) if kept}
-    assert len(probed) == 10 and int(found.probe.sum()) == 10 * VISITS
-    assert int((found.probe & member).sum()) == 5 * VISITS
+    assert len(probed) == 20 and int(found.probe.sum()) == 20 * VISITS
+    assert int((found.probe & member).sum()) == 10 * VISITS
 
 
 def test_images_of_probed_patients_are_never_looked_at():

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from monai_plan.latent import PrivacyGate
-from monai_plan.latent.gate import _beta_quantile
 from monai_plan.networks.nets import IdentityEmbedder
 
 
@@ -85,12 +84,47 @@ def test_calibration_rejects_the_wanted_share_of_holdout(false_rejection, reject
     assert low < false_rejection < high
 
 
-@pytest.mark.parametrize(
-    "probability, a, b, expected",
-    [(0.3, 1, 1, 0.3), (0.5, 3, 3, 0.5), (0.975, 1, 10, 1 - 0.025**0.1), (0.025, 10, 1, 0.025**0.1)],
-)
-def test_beta_quantile_in_closed_forms(probability, a, b, expected):
-    assert _beta_quantile(probability, a, b) == pytest.approx(expected, abs=1e-9)
+def test_interval_of_the_rejection_rate_in_closed_form():
+    """1 of 20 rejected: P(the second smallest of 20 uniform numbers < x) = 1 - (1 - x)^20 - 20 x (1 - x)^19."""
+    gate = PrivacyGate.calibrate(AngleEmbedder(), images_at([0.0]), images_at(torch.linspace(0.01, 0.2, 20)))
+    chances = [1 - (1 - x) ** 20 - 20 * x * (1 - x) ** 19 for x in gate.calibration["interval_95"]]
+    assert chances == pytest.approx([0.025, 0.975], abs=1e-6)
+
+
+class Mean(nn.Module):
+    """An image's mean is an angle: blind to mirrors and rotations, sees brightness."""
+
+    def forward(self, images):
+        angle = images.mean(dim=(1, 2, 3))
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def flat_images(values, size=8):
+    return torch.as_tensor(values, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, size, size).clone()
+
+
+@pytest.mark.parametrize("as_batches", [False, True])
+def test_calibration_plants_copies(caplog, as_batches):
+    """Threshold chord(0.02): noise moves a mean by less, 10 % of the range (0.2) by more; 3/4 of an image by 0.3/4."""
+    gallery, holdout = flat_images([0.0, 0.0, 0.0, 0.0]), flat_images(0.3 + 0.01 * torch.arange(20))
+    holdout[:2] = flat_images([0.01, 0.02])
+    images = (iter([{"image": part} for part in of.split(3)]) if as_batches else of for of in (gallery, holdout))
+    gate = PrivacyGate.calibrate(Mean(), *images, planted=3, seed=1)
+    planted = gate.calibration["planted"]
+    assert gate.threshold == pytest.approx(float(chord(0.02)), abs=1e-6)
+    rates = {name: [row["rate"] for row in levels.values()] for name, levels in planted.items()}
+    assert rates["flip"] == [1.0] and rates["exact"] == [1.0] and rates["rotate"] == rates["shift"] == [1.0] * 3
+    assert rates["brightness"] == [0.0] * 3 and planted["brightness"]["light"]["amount"] == 0.1
+    assert planted["shift"]["light"]["interval_95"] == pytest.approx([0.025 ** (1 / 3), 1.0])
+    assert planted["shift"]["light"]["n"] == 3
+    # two hosts lie within reach of the gallery themselves, the third does not
+    assert planted["paste"]["light"]["rate"] == pytest.approx(2 / 3)
+    assert "brightness 0.0 %" in caplog.text and "epochs" in caplog.text and "shift" not in caplog.text
+
+
+def test_nothing_is_planted_unasked():
+    gate = PrivacyGate.calibrate(AngleEmbedder(), images_at([0.0]), images_at(torch.linspace(0.01, 0.2, 20)))
+    assert "planted" not in gate.calibration
 
 
 @pytest.mark.parametrize(
@@ -114,11 +148,12 @@ def test_errors_name_the_cause(call, words):
 def test_file_keeps_verdicts_and_no_ids(tmp_path):
     torch.manual_seed(0)
     embedder = IdentityEmbedder(1, 8, block_inplanes=(4, 4, 8, 8))
-    gate = PrivacyGate.calibrate(embedder, torch.rand(6, 1, 32, 32), torch.rand(20, 1, 32, 32))
+    gate = PrivacyGate.calibrate(embedder, torch.rand(6, 1, 32, 32), torch.rand(20, 1, 32, 32), planted=2)
     loaded = PrivacyGate.load(gate.save(tmp_path / "gate.safetensors"))
     images = torch.rand(5, 1, 32, 32)
     assert torch.equal(loaded.distances(images), gate.distances(images))
     assert (loaded.threshold, loaded.calibration) == (gate.threshold, gate.calibration)
+    assert torch.equal(loaded.gallery, gate.gallery) and loaded.calibration["planted"]["flip"]["light"]["n"] == 2
     assert b"patient" not in (tmp_path / "gate.safetensors").read_bytes()
 
 

@@ -90,6 +90,9 @@ def test_schema(tmp_path):
         "accuracy_sd",
         "auroc",
         "auroc_sd",
+        "kappa",
+        "calibration_error",
+        "brier",
         "recall",
         "mml_train",
         "images",
@@ -101,6 +104,16 @@ def test_schema(tmp_path):
     about = result["about"]
     assert set(about) == {"mml_metric", "seeds", "n_test", "n_train", "epochs", "versions", "date", "note"}
     assert (about["mml_metric"], about["seeds"], about["n_test"], about["n_train"]) == ("pixels", [0, 1], 4, 4)
+
+
+def test_subgroups_and_the_networks_behind_the_rows(tmp_path):
+    trained = {"real": Sign(2.0), "plan": Sign(-2.0)}
+    groups = {"sex": ["F", "F", "M", "M"]}
+    measured, networks = table(tmp_path, trained=trained, network_factory=None, subgroups=groups).measure()
+    assert networks == trained and not list(tmp_path.iterdir())
+    first = measured["real"]["per_seed"][0]
+    assert first["subgroups"] == {"sex": {"F": {"n": 2}, "M": {"n": 2}}}  # too few for more
+    assert (first["kappa"], first["confusion"]) == (0.5, [[2, 0], [1, 1]])
 
 
 def test_mean_and_spread_over_seeds(tmp_path):

@@ -9,7 +9,15 @@ import sys
 import pytest
 from monai.bundle import ConfigWorkflow
 
-from monai_plan.utils import explain_errors, find_bundle_root, knows_id, refuse_unknown_options, root_cause, similar_ids
+from monai_plan.utils import (
+    explain_errors,
+    find_bundle_root,
+    knows_id,
+    refuse_unknown_options,
+    root_cause,
+    running_config,
+    similar_ids,
+)
 
 
 @pytest.fixture
@@ -32,8 +40,17 @@ def test_the_root_is_that_of_the_running_config(bundle, tmp_path, monkeypatch, f
     assert workflow.parser.get_parsed_content("bundle_root") == os.path.realpath(bundle)
 
 
+def test_the_config_that_runs_with_what_was_overridden(bundle):
+    config = bundle / "configs" / "train.json"
+    nodes = {"imports": ["$import monai_plan"], "epochs": 1, "seen": "$dict(monai_plan.utils.running_config())"}
+    config.write_text(json.dumps({**nodes, "initialize": ["@seen"], "run": []}))
+    workflow = ConfigWorkflow(str(config), logging_file=False, epochs=7)
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("seen")["epochs"] == 7
+
+
 def test_without_a_workflow_monais_default():
-    assert find_bundle_root() == "."
+    assert find_bundle_root() == "." and running_config() == {}
 
 
 CONFIG = {"epochs": 3, "train": {"trainer": {"_target_": "a.B", "device": "cpu"}, "handlers": [{"name": 1}]}}

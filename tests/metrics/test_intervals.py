@@ -4,14 +4,20 @@ import pytest
 import torch
 from monai.metrics import compute_roc_auc
 from monai.networks.utils import one_hot
+from scipy.stats import binomtest
 
-from monai_plan.report.scores import accuracy_interval, auroc_with_interval
+from monai_plan.metrics.intervals import (
+    accuracy_interval,
+    auroc_with_interval,
+    clopper_pearson,
+    difference_interval,
+    separation_with_interval,
+)
 
 
 @pytest.mark.parametrize("correct, count", [(0, 10), (5, 10), (85, 105), (10, 10)])
 def test_accuracy_interval_is_wilsons(correct, count):
-    stats = pytest.importorskip("scipy.stats")
-    expected = stats.binomtest(correct, count).proportion_ci(method="wilson")
+    expected = binomtest(correct, count).proportion_ci(method="wilson")
     assert accuracy_interval(correct, count) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
@@ -71,3 +77,50 @@ def test_no_interval_for_separated_classes():
 def test_missing_class_is_refused(labels):
     with pytest.raises(ValueError, match="each of the network's 2 classes"):
         auroc_with_interval(two_classes([0.1, 0.9]), torch.tensor(labels))
+
+
+@pytest.mark.parametrize("successes, count", [(0, 10), (5, 10), (85, 105), (10, 10)])
+def test_clopper_pearson_is_scipys(successes, count):
+    expected = binomtest(successes, count).proportion_ci(method="exact")
+    assert clopper_pearson(successes, count) == pytest.approx((expected.low, expected.high))
+
+
+def test_clopper_pearson_by_hand_and_of_halves():
+    assert clopper_pearson(20, 20) == (pytest.approx(0.025 ** (1 / 20)), 1.0)
+    low, high = clopper_pearson(2.5, 5)
+    assert clopper_pearson(2, 5)[0] < low < clopper_pearson(3, 5)[0] and low + high == pytest.approx(1)
+
+
+@pytest.mark.parametrize("successes, count", [(1, 0), (-1, 5), (6, 5)])
+def test_impossible_counts_are_refused(successes, count):
+    with pytest.raises(ValueError, match=f"{successes} successes in {count} trials"):
+        clopper_pearson(successes, count)
+
+
+@pytest.mark.parametrize(
+    "counts, expected",  # Newcombe 1998, table II, method 10
+    [((56, 70, 48, 80), (0.0524, 0.3339)), ((9, 10, 3, 10), (0.1705, 0.8090)), ((10, 10, 0, 10), (0.6075, 1.0))],
+)
+def test_difference_interval_is_newcombes(counts, expected):
+    assert difference_interval(*counts) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "positive, negative, auroc, interval",
+    [
+        ([0.8, 0.9], [0.1, 0.2, 0.3], 1.0, (0.025 ** (1 / 2), 1.0)),  # two pairs, both in order
+        ([0.1], [0.2, 0.3], 0.0, (0.0, 0.975)),
+        ([0.5] * 4, [0.5] * 9, 0.5, clopper_pearson(2, 4)),
+        ([0.35, 0.8], [0.1, 0.4], 0.75, (0.75 - 1.959964 / 8**0.5, 1.0)),
+        ([float("inf"), 0.0], [-float("inf")], 1.0, (0.025, 1.0)),
+    ],
+)
+def test_separation_always_has_an_interval(positive, negative, auroc, interval):
+    found, bounds = separation_with_interval(torch.tensor(positive), torch.tensor(negative))
+    assert found == pytest.approx(auroc) and bounds == pytest.approx(interval)
+
+
+@pytest.mark.parametrize("positive", [[], [float("nan")]])
+def test_scores_must_be_there(positive):
+    with pytest.raises(ValueError, match="at least one score a group"):
+        separation_with_interval(torch.tensor(positive), torch.tensor([0.5]))

@@ -1,0 +1,147 @@
+"""Re-identification: how often a verification network links a synthetic image to a patient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from monai_plan.metrics.attack_result import AttackResult, RealPatients
+from monai_plan.metrics.galleries import chance_of_any, half_sample_spread, permutation_spread, require_distances
+from monai_plan.metrics.intervals import Z_95, clopper_pearson, difference_interval, separation_with_interval
+
+__all__ = ["reidentification"]
+
+
+def reidentification(
+    to_real: torch.Tensor,
+    among_real: torch.Tensor,
+    real: RealPatients,
+    seed: int,
+    distance: str,
+    false_match: float = 0.05,
+) -> AttackResult:
+    """Excess of synthetic images linked to members over those linked to held-out patients.
+
+    The distances are those of a network that tells same-patient pairs from others. An image is linked to a gallery if
+    its nearest patient there is closer than a threshold: the one at which ``false_match`` of the held-out images are
+    linked to a gallery of other held-out patients. All galleries hold the same number of patients, m; rates are means
+    over all galleries of that size.
+
+    Two positive controls on real images say whether the network could have linked anything at all: the AUROC of
+    same-patient pairs against others, and how often an image's nearest patient among m is its own.
+
+    Args:
+        to_real: distances, float, shape [S, N].
+        among_real: distances, float, shape [N, N], 0 on the diagonal.
+        real: whose the N images are.
+        seed: of halves and permutations.
+        distance: its name, for the record.
+        false_match: rate of false links that sets the threshold, 0 < false_match < 1.
+
+    Returns:
+        The excess, in -1 .. 1; the rate for held-out patients is the control. The interval joins the spread over
+        synthetic images and the larger of what random halves and random labels of the patients give. Details:
+        ``rate`` and ``rate_interval_95`` (members), ``threshold``, ``false_match`` (as it came out, at most as asked
+        for), ``gallery_patients``, ``verification_auroc`` and ``top_1`` (``rate``, ``interval_95``, ``n`` patients);
+        the last two are ``None`` where no patient has two images.
+
+    Raises:
+        ValueError: the distances do not fit the patients, or ``false_match`` is out of range.
+    """
+    require_distances(real, to_real=to_real, among_real=among_real)
+    if not 0 < false_match < 1:
+        raise ValueError(f"false_match is {false_match}; give a rate between 0 and 1, e.g. 0.05")
+    size = min(real.members, real.held_out - 1)
+    nearest = real.per_patient(among_real, "amin")
+    threshold, achieved = _threshold(nearest, real, size, false_match)
+    within = (real.per_patient(to_real, "amin") < threshold).T.contiguous()  # [P, S]
+
+    def linked(patients: torch.Tensor, drawn: int) -> torch.Tensor:
+        return chance_of_any(len(patients), drawn)[within[patients].sum(dim=0)]
+
+    def rates(members: torch.Tensor, held_out: torch.Tensor) -> torch.Tensor:
+        first, second = linked(members, size).mean(), linked(held_out, size).mean()
+        return torch.stack([first, second, first - second])
+
+    def rates_of_halves(members: torch.Tensor, held_out: torch.Tensor) -> torch.Tensor:
+        # half the patients in half the gallery make half the links
+        drawn = max(1, size // 2)
+        first, second = (linked(patients, drawn).mean() * size / drawn for patients in (members, held_out))
+        return torch.stack([first, second, first - second])
+
+    everyone = torch.arange(real.count)
+    each = [linked(everyone[: real.members], size), linked(everyone[real.members :], size)]
+    each.append(each[0] - each[1])
+    values = [float(links.mean()) for links in each]
+    over_images = torch.stack([links.var(correction=0) / len(links) for links in each])
+    by_chance = (permutation_spread(rates, real, seed)[2] ** 2 + over_images[2]).sqrt()
+    spread = (half_sample_spread(rates_of_halves, real, seed) ** 2 + over_images).sqrt()
+    spread[2] = torch.maximum(spread[2], by_chance)
+    bounds = [(v - Z_95 * float(s), v + Z_95 * float(s)) for v, s in zip(values, spread, strict=True)]
+    if float(spread[2]) < 1e-9:  # every half says the same: so many patients were all alike
+        bounds = [clopper_pearson(v * size, size) for v in values[:2]]
+        bounds.append(difference_interval(values[0] * size, size, values[1] * size, size))
+    return AttackResult(
+        name="reidentification",
+        measure="excess rate",
+        value=values[2],
+        interval=(max(-1.0, bounds[2][0]), min(1.0, bounds[2][1])),
+        baseline=0.0,
+        control=values[1],
+        control_interval=(max(0.0, bounds[1][0]), min(1.0, bounds[1][1])),
+        n=real.members,
+        n_control=real.held_out,
+        resolvable=min(1.0, max(Z_95 * float(by_chance), difference_interval(0, size, 0, size)[1])),
+        seed=seed,
+        details={
+            "distance": distance,
+            "synthetic_images": len(to_real),
+            "rate": values[0],
+            "rate_interval_95": [max(0.0, bounds[0][0]), min(1.0, bounds[0][1])],
+            "threshold": threshold,
+            "false_match": achieved,
+            "gallery_patients": size,
+            **_positive_controls(among_real, nearest, real, size),
+        },
+    )
+
+
+def _threshold(nearest: torch.Tensor, real: RealPatients, size: int, false_match: float) -> tuple[float, float]:
+    """Below it, ``false_match`` of the held-out images find one of ``size`` other held-out patients; and that rate.
+
+    ``nearest`` are distances of images to patients [N, P]. Every patient weighs the same.
+    """
+    unseen = (real.numbers >= real.members).nonzero()[:, 0]
+    own = real.numbers[unseen]
+    others = nearest[unseen, real.members :].double()
+    others[torch.arange(len(unseen)), own - real.members] = torch.inf
+    ordered = others.sort(dim=1).values[:, :-1]  # its own patient stands last
+    weights = chance_of_any(real.held_out - 1, size).diff()[None, :] / (real.images[own] * real.held_out)[:, None]
+    values, order = ordered.flatten().sort()
+    above = weights.flatten()[order].cumsum(0) > false_match + 1e-9
+    threshold = float(values[int(above.int().argmax())])
+    return threshold, float((weights * (ordered < threshold)).sum())
+
+
+def _positive_controls(
+    among_real: torch.Tensor, nearest: torch.Tensor, real: RealPatients, size: int
+) -> dict[str, Any]:
+    """What the distance can do with real images, of members and held-out patients alike."""
+    several = (real.images[real.numbers] > 1).nonzero()[:, 0]
+    if not len(several):
+        return {"verification_auroc": None, "top_1": None}
+    first, second = torch.triu_indices(len(real), len(real), offset=1)
+    pairs, same = among_real[first, second], real.numbers[first] == real.numbers[second]
+    own = among_real.double().masked_fill(real.numbers[:, None] != real.numbers[None, :], torch.inf)
+    own = own.fill_diagonal_(torch.inf).amin(dim=1, keepdim=True)[several]
+    others = nearest.double().scatter(1, real.numbers[:, None], torch.inf)[several]
+    none_nearer = 1 - chance_of_any(real.count - 1, size - 1)
+    hits = torch.zeros(len(real), dtype=torch.float64)
+    hits[several] = (none_nearer[(others < own).sum(dim=1)] + none_nearer[(others <= own).sum(dim=1)]) / 2
+    by_patient = real.per_patient(hits, "mean")[real.images > 1]
+    rate, count = float(by_patient.mean()), len(by_patient)
+    return {
+        "verification_auroc": separation_with_interval(-pairs[same], -pairs[~same])[0],
+        "top_1": {"rate": rate, "interval_95": list(clopper_pearson(rate * count, count)), "n": count},
+    }

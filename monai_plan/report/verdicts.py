@@ -1,0 +1,96 @@
+"""Whether a figure keeps the limits that were set before the run; pure functions on the plain values of a record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["interval_ends", "missing_tests", "overall_verdict", "verdict_of"]
+
+FAILED, NO_LIMIT, NOT_RUN, PASSED, UNCLEAR = "failed", "no limit", "not run", "passed", "unclear"
+
+
+def verdict_of(test: Mapping[str, Any]) -> str:
+    """Judge one test by its whole interval, never by its value alone: few patients must not pass for safety.
+
+    Args:
+        test: ``result`` (``None`` if it was not run) with ``interval`` (low, high; an end of ``None`` is unbounded),
+            and ``limit`` with ``at_most``, ``at_least`` or both; ``limit`` is ``None`` for a figure only reported.
+
+    Returns:
+        "passed": the whole interval lies within the limits, which belong to them; "failed": all of it lies outside;
+        "unclear": neither; "not run"; "no limit": reported only.
+
+    Raises:
+        ValueError: the limit is of another figure than the value, allows nothing or everything, or the interval is
+            reversed.
+    """
+    result, limit = test.get("result"), test.get("limit")
+    if limit is not None:
+        at_least, at_most = _bounds(test.get("id"), limit)
+    if result is None:
+        return NOT_RUN
+    if limit is None:
+        return NO_LIMIT
+    low, high = interval_ends(result.get("interval"))
+    if low > high:
+        raise ValueError(f"the interval of '{test.get('id')}' is reversed: {low} to {high}; correct what computed it")
+    if at_least <= low and high <= at_most:
+        return PASSED
+    return FAILED if high < at_least or low > at_most else UNCLEAR
+
+
+def overall_verdict(tests: Sequence[Mapping[str, Any]], required: Sequence[str] = ()) -> str:
+    """The verdict on a release.
+
+    Args:
+        tests: all tests of the record, see :func:`verdict_of`.
+        required: ids of tests without which nothing passes, see :func:`missing_tests`.
+
+    Returns:
+        "failed": a test failed; "passed": every test with a limit that was run passed, at least one did, and every
+        required one was run; else "unclear".
+    """
+    found = {verdict_of(test) for test in tests}
+    if FAILED in found:
+        return FAILED
+    return PASSED if PASSED in found and UNCLEAR not in found and not missing_tests(tests, required) else UNCLEAR
+
+
+def missing_tests(tests: Sequence[Mapping[str, Any]], required: Sequence[str]) -> list[str]:
+    """The required tests that were not run, in the order of ``required``.
+
+    ``"screening"`` is met by ``"screening/embedding"`` too: a test made with one of several distances.
+    """
+    run = {test["id"] for test in tests if test.get("result") is not None}
+    run |= {name.split("/")[0] for name in run}
+    return [name for name in required if name not in run]
+
+
+def interval_ends(interval: Sequence[float | None] | None) -> tuple[float, float]:
+    """The ends of an interval of a record as numbers: infinite where they, or the whole interval, are ``None``."""
+    low, high = interval or (None, None)
+    low_known, high_known = (end is not None and not math.isnan(end) for end in (low, high))
+    return (low if low_known else -math.inf), (high if high_known else math.inf)  # type: ignore[return-value]
+
+
+def _bounds(name: Any, limit: Mapping[str, Any]) -> tuple[float, float]:
+    figure = limit.get("figure", "value")
+    if figure != "value":
+        raise ValueError(
+            f"the limit of '{name}' is of the figure '{figure}', and only a test's 'value' has an interval to be "
+            "judged by; set figure='value' in the config"
+        )
+    at_least, at_most = (limit.get(side) for side in ("at_least", "at_most"))
+    if at_least is None and at_most is None:
+        raise ValueError(
+            f"the limit of '{name}' sets no bound, and everything would pass; give it at_most or at_least in the config"
+        )
+    low, high = -math.inf if at_least is None else at_least, math.inf if at_most is None else at_most
+    if not low <= high:
+        raise ValueError(
+            f"the limit of '{name}' is at least {low} and at most {high}, which nothing can keep; they may be swapped "
+            "in the config"
+        )
+    return low, high

@@ -1,0 +1,97 @@
+"""The rule as a table."""
+
+import math
+
+import pytest
+
+from monai_plan.report import missing_tests, overall_verdict, verdict_of
+
+BELOW, BOTH, LEAST = {"at_most": 0.6}, {"figure": "value", "at_most": 0.6, "at_least": 0.4}, {"at_least": 0.99}
+
+
+def ran(interval, limit, name="screening"):
+    return {"id": name, "result": {"value": 0.5, "interval": interval}, "limit": limit, "not_run": None}
+
+
+@pytest.mark.parametrize(
+    "interval, limit, expected",
+    [
+        ([0.45, 0.55], BELOW, "passed"),
+        ([0.45, 0.6], BELOW, "passed"),  # a limit belongs to what it allows
+        ([0.45, 0.61], BELOW, "unclear"),
+        ([0.6, 0.7], BELOW, "unclear"),
+        ([0.61, 0.7], BELOW, "failed"),
+        ([0.1, 0.2], BELOW, "passed"),
+        ([0.1, 0.2], BOTH, "failed"),
+        ([0.4, 0.6], BOTH, "passed"),
+        ([0.3, 0.5], BOTH, "unclear"),
+        ([0.3, 0.7], BOTH, "unclear"),
+        ([0.7, 0.8], BOTH, "failed"),
+        ([0.992, 0.999], LEAST, "passed"),
+        ([0.98, 0.985], LEAST, "failed"),
+        ([1 / 12, 1 / 12], {"at_most": 0.09}, "passed"),
+        ([1 / 11, 1 / 11], {"at_most": 0.09}, "failed"),
+        ([0.7, None], BELOW, "failed"),  # a bound on one side
+        ([0.5, None], BELOW, "unclear"),
+        ([0.5, math.inf], BELOW, "unclear"),
+        ([math.nan, math.nan], BELOW, "unclear"),
+        (None, BELOW, "unclear"),
+        ([0.9, 0.99], None, "no limit"),
+    ],
+)
+def test_verdict_of(interval, limit, expected):
+    assert verdict_of(ran(interval, limit)) == expected
+
+
+def test_not_run():
+    assert verdict_of({"id": "canaries", "result": None, "not_run": "no coins", "limit": BELOW}) == "not run"
+
+
+@pytest.mark.parametrize(
+    "test, message",
+    [
+        (ran([0.4, 0.5], {}), "sets no bound"),
+        (ran([0.4, 0.5], {"at_most": None}), "sets no bound"),
+        (ran([0.4, 0.5], {"at_most": 0.4, "at_least": 0.6}), "swapped"),
+        (ran([0.4, 0.5], {"at_most": math.nan}), "nothing can keep"),
+        (ran([0.4, 0.5], {"figure": "control", "at_most": 0.6}), "figure 'control'"),
+        (ran([0.7, 0.5], BELOW), "reversed"),
+        ({"id": "x", "result": None, "limit": {}}, "sets no bound"),
+    ],
+)
+def test_senseless_limits_are_refused(test, message):
+    with pytest.raises(ValueError, match=message):
+        verdict_of(test)
+
+
+PASSED, FAILED, UNCLEAR = (
+    ran(interval, BELOW, name)
+    for name, interval in (("screening/embedding", [0, 0.5]), ("inference", [0.7, 0.8]), ("linkability", [0.5, 0.7]))
+)
+FREE, ABSENT = ran([0.8, 0.9], None, "canaries"), {"id": "k_same", "result": None, "limit": BELOW, "not_run": "no k"}
+
+
+@pytest.mark.parametrize(
+    "tests, required, expected",
+    [
+        ([PASSED], [], "passed"),
+        ([PASSED, FREE, ABSENT], [], "passed"),
+        ([PASSED, ABSENT], ["k_same"], "unclear"),
+        ([PASSED], ["never_heard_of"], "unclear"),
+        ([PASSED], ["screening"], "passed"),
+        ([PASSED], ["screening/embedding"], "passed"),
+        ([PASSED], ["screening/lpips_squeeze"], "unclear"),
+        ([PASSED, FREE], ["canaries"], "passed"),
+        ([PASSED, UNCLEAR], [], "unclear"),
+        ([PASSED, UNCLEAR, FAILED], [], "failed"),
+        ([FAILED, ABSENT], ["k_same"], "failed"),
+        ([FREE, ABSENT], [], "unclear"),  # nothing was judged
+        ([], [], "unclear"),
+    ],
+)
+def test_overall(tests, required, expected):
+    assert overall_verdict(tests, required) == expected
+
+
+def test_missing_in_the_order_asked_for():
+    assert missing_tests([PASSED, ABSENT], ["z", "k_same", "screening", "a"]) == ["z", "k_same", "a"]
