@@ -219,7 +219,7 @@ def shadow(options: argparse.Namespace) -> AttackResult:
     # independent coins, thrown again until each patient is at least twice in and twice out; in exactly half of the
     # models would tell the answer from the other models
     throws = (torch.rand(models, len(images), generator=generator_for(0, "coins", i)) < 0.5 for i in count())
-    coins = next(c for c in throws if 2 <= int(c.sum(dim=0).min()) and int(c.sum(dim=0).max()) <= models - 2)
+    coins = next(c for c in throws if int(c.sum(dim=0).min()) >= 2 and int(c.sum(dim=0).max()) <= models - 2)
     scores = []
     for number, kept in enumerate(coins):
         generator, _ = train_small_gan(images[kept], labels[kept], shown, seed=number, channel_base=256)
