@@ -8,6 +8,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from monai.utils import OptionalImportError
 
@@ -121,23 +122,28 @@ def add_pipeline(subparsers: argparse._SubParsersAction) -> None:
 
 def run_pipeline(arguments: argparse.Namespace) -> None:
     """Run ``pipeline``."""
-    overrides = {}
-    for pair in arguments.set:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--set got '{pair}'; write ID=VALUE, e.g. gan#images=100000")
-        try:
-            overrides[name] = json.loads(value)
-        except ValueError:
-            overrides[name] = value
     Pipeline(
         bundle=arguments.bundle,
         output_dir=arguments.output_dir,
         dataset_dir=arguments.dataset_dir,
         datalist=arguments.datalist,
         columns={name: getattr(arguments, name) for name in COLUMN_OPTIONS},
-        overrides=overrides,
+        overrides=_settings(arguments.set),
     ).run()
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Config values given as ``ID=VALUE``, the value in JSON or plain text."""
+    settings = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--set got '{pair}'; write ID=VALUE, e.g. gan#images=100000")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
 
 
 def add_convert(subparsers: argparse._SubParsersAction) -> None:
@@ -254,6 +260,9 @@ def add_audit(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--show_real_images", action="store_true", help="put the closest real images into the page; off by default"
     )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="ID=VALUE", help="config values, e.g. audit#images=5000 audit#seed=8"
+    )
     parser.set_defaults(run=run_audit)
 
 
@@ -265,6 +274,7 @@ def run_audit(arguments: argparse.Namespace) -> None:
         "audit#exit_code": arguments.exit_code,
         "audit#show_real_images": arguments.show_real_images,
         "audit#signing_key": arguments.sign or "",
+        **_settings(arguments.set),
     }
     if not arguments.bundle:
         run_later(arguments.output_dir, ("evaluate",), **overrides)

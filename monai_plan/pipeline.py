@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class Pipeline:
             ValueError, OSError: the bundle, the data, an override or the output folder cannot be used; nothing has been
                 written under a final name then.
         """
-        self._refuse_unknown()
+        _refuse_unknown(self.overrides, [self._config_files(stage) for stage in STAGES], self.bundle)
         output = require_writable(self.output_dir, FREE_BYTES).resolve()
         require_writable(output / "private", mode=0o700)
         common = {**_rooms(output), **self._data(output)}
@@ -204,13 +204,6 @@ class Pipeline:
     def _overrides_of(self, stage: Stage, common: Mapping[str, Any]) -> dict[str, Any]:
         return {**common, **_known(self.overrides, self._config_files(stage))}
 
-    def _refuse_unknown(self) -> None:
-        configs = [_parser(self._config_files(stage), {}).get() for stage in STAGES]
-        for key in self.overrides:
-            if not any(knows_id(config, key) for config in configs):
-                hint = similar_ids(key, configs)
-                raise ValueError(f"no stage of '{self.bundle}' has the config id '{key}'{hint}. Correct --set {key}=…")
-
     def _inputs(self, parser: ConfigParser, stage: Stage, overrides: Mapping[str, Any]) -> dict[str, str]:
         """What the stage is made from: version, the config nodes it uses, and hashes of the files it reads."""
         used = _used(parser, ("seed", "run", "finalize"))
@@ -243,6 +236,7 @@ def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **override
             "pipeline`, or run that command once more: what is complete is skipped"
         )
     files = _config_files(run["bundle"], overlays)
+    _refuse_unknown(overrides, [files], run["bundle"])
     _run_config(files, _known({**_rooms(output), **run["settings"], **overrides}, files))
 
 
@@ -258,7 +252,8 @@ def run_bundle(bundle: str | os.PathLike, overlays: Sequence[str], **overrides: 
         ValueError, OSError: there is no such bundle, or the config cannot be run.
     """
     files = _config_files(bundle, overlays)
-    _run_config(files, _known(overrides, files))
+    _refuse_unknown(overrides, [files], bundle)
+    _run_config(files, overrides)
 
 
 def _rooms(output: Path) -> dict[str, str]:
@@ -281,6 +276,15 @@ def _config_files(bundle: str | os.PathLike, overlays: Sequence[str]) -> list[st
                 f"no config at '{file}'. --bundle takes the folder of a bundle of ours, e.g. bundles/plan_tb"
             )
     return [str(file) for file in files]
+
+
+def _refuse_unknown(settings: Iterable[str], files: Sequence[Sequence[str]], bundle: str | os.PathLike) -> None:
+    """Refuse settings that no config knows: nothing would read them."""
+    configs = [_parser(of_one, {}).get() for of_one in files]
+    for key in settings:
+        if not any(knows_id(config, key) for config in configs):
+            hint = similar_ids(key, configs)
+            raise ValueError(f"no stage of '{bundle}' has the config id '{key}'{hint}. Correct --set {key}=…")
 
 
 def _known(settings: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import monai_plan as plan
+from monai_plan.pipeline import STAGES
 
 BUNDLE = Path(plan.__file__).resolve().parent.parent / "bundles" / "plan_tb"
 TINY = {
@@ -45,6 +46,7 @@ TINY_STAGE = {
         "inversion#encoder_iterations": 2,
         "inversion#options#iterations": 2,
     },
+    "evaluate": {"audit#images": 24, "audit#iterations": 2},
     "walk": {
         "walk#anchors_per_class": 4,
         "walk#pairs_per_class": 2,
@@ -209,8 +211,8 @@ def pipeline_words(radiographs, tmp_path):
 
     def make(*pairs: str, dataset_dir: Path = radiographs, output_dir: Path = tmp_path / "output") -> list[str]:
         settings = {name: value for name, value in TINY.items() if name != "phantoms"}
-        for stage in TINY_STAGE.values():
-            settings.update(stage)
+        for stage in STAGES:
+            settings.update(TINY_STAGE.get(stage.name, {}))
         settings |= {"gan#batch_size": 8, "false_rejection": 0.25}
         words = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
         folders = ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,3 +84,20 @@ def test_help_names_every_option(capsys):
     shown = capsys.readouterr().out
     for option in ("--output", "--label_column", "--patient_tag", "--fractions", "--no_check", "example:"):
         assert option in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "essential"),
+    [
+        ([], "say what to audit"),
+        (["--bundle", "nowhere"], "no config at"),
+        (["--output_dir", "{d}"], "holds no run"),
+        (["--bundle", "{bundle}", "--set", "audit#image=5"], "did you mean audit#images?"),
+        (["--bundle", "{bundle}", "--set", "audit#images"], "write ID=VALUE"),
+        (["--bundle", "{bundle}", "--output_dir", "{d}", "--sign", "{d}/none.pem"], "none.pem"),
+    ],
+)
+def test_an_audit_that_cannot_begin(source, capsys, words, essential):
+    bundle = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb"
+    assert main(["audit", *(word.format(d=source, bundle=bundle) for word in words)]) == 2
+    assert essential in capsys.readouterr().err

@@ -79,6 +79,14 @@ def test_the_rooms_of_a_run(run, keyed, capsys):
     assert main(["ledger", "--output_dir", str(run), "--patient", "nobody"]) == 2
     assert "knows no patient" in capsys.readouterr().err
 
+    # the certificate, which goes to readers who know nobody
+    capsys.readouterr()
+    assert main(["audit", "--output_dir", str(run), "--set", "audit#images=24", "audit#iterations=2"]) == 0
+    assert "verdict: " in capsys.readouterr().out
+    for file in files_below(run / "certificate"):
+        found = [secret for secret in (*secrets, str(run)) if secret.encode() in file.read_bytes()]
+        assert not found, f"{file} holds {found}"
+
     # what may leave
     for mode in ("walks", "images"):
         assert main(["release", "--output_dir", str(run), "--mode", mode]) == 0

@@ -21,8 +21,8 @@ __all__ = ["Verification", "fit_verification"]
 
 trange, has_tqdm = optional_import("tqdm", name="trange")
 
-LEAST_PATIENTS = 8
-"""Fewer cannot be shared out between training and probing, on both sides."""
+LEAST_PATIENTS = 4
+"""Of members and of others: two for the training, two to measure the skill on."""
 EMBEDDED_AT_ONCE = 256
 
 
@@ -91,7 +91,7 @@ def fit_verification(
         progress: show a progress bar where tqdm is installed.
 
     Raises:
-        ValueError: an argument is out of range, or members or others are fewer than 8 patients.
+        ValueError: an argument is out of range, or members or others are fewer than 4 patients.
     """
     require_counts(iterations=iterations)
     require_counts(2, pairs=pairs)

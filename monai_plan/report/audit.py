@@ -8,8 +8,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -114,7 +112,6 @@ def audit_release(
             "machine": machine_name(material.device),
             "versions": {"monai_plan": __version__, "monai": monai.__version__, "torch": str(torch.__version__)},
             "seed": material.seed,
-            "command": shlex.join(["python", *sys.orig_argv[1:]]),
         },
         "release": {"mode": mode, "k": targets.k},
         "data": {

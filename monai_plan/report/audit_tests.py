@@ -80,7 +80,8 @@ def _membership_distance(material: AuditMaterial, distance: str) -> Found:
 
 def _membership_density(material: AuditMaterial, distance: str) -> Found:
     to_real, among_real = material.to_real[distance], material.among_real[distance]
-    scores = density_ratio_scores(to_real, among_real, material.real, seed=material.seed)
+    neighbours = max(1, min(5, material.real.held_out - 1, len(to_real)))
+    scores = density_ratio_scores(to_real, among_real, material.real, neighbours, material.seed)
     details = {"distance": distance}
     return membership_attack("membership_density", scores, material.real, material.seed, details)
 
@@ -88,9 +89,11 @@ def _membership_density(material: AuditMaterial, distance: str) -> Found:
 def _membership_network(material: AuditMaterial, targets: AuditTargets) -> Found:
     if targets.classifier is None:
         return "no classifier trained on the synthetic images was given"
-    found = membership_network(material.outputs(targets.classifier), material.real, material.seed)
+    real = material.real
+    folds = max(2, min(5, real.members // 2, real.held_out))
+    found = membership_network(material.outputs(targets.classifier), real, material.seed, folds)
     if targets.real_classifier is not None:
-        known = membership_network(material.outputs(targets.real_classifier), material.real, material.seed)
+        known = membership_network(material.outputs(targets.real_classifier), real, material.seed, folds)
         found.details["trained_on_real_images"] = {"value": known.value, "interval": list(known.interval)}
     return found
 

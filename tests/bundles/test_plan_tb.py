@@ -31,6 +31,7 @@ SHIPPED = {  # file -> its room
     "model.pt": "models",
     "guide.safetensors": "private",
     "gate.safetensors": "private",
+    "discriminator.safetensors": "private",
     "identity.pt": "private",
     "latents.safetensors": "private",
 }
@@ -169,6 +170,47 @@ def test_other_walks_by_option(stage_run, method):
     run(workflow)
     walks = plan.latent.WalkSet.load(job.models / "walks_private.safetensors")
     assert walks.meta["counts"]["inner"] == 4 * 6 and walks.meta["coverage"]
+
+
+def test_the_audit_writes_its_certificate(stage_run):
+    job = stage_run("evaluate")
+    run(job.workflow(**{"audit#show_real_images": True, "subgroups": ["visit"]}))
+    folder = job.output / "certificate"
+    assert {path.name for path in folder.iterdir()} == {
+        *("certificate.json", "certificate.html", "model_card.md", "datasheet.md")
+    }
+    record = json.loads((folder / "certificate.json").read_text())
+    tests = {test["id"]: test for test in record["tests"]}
+    assert {name.split("/")[0] for name in tests} == set(plan.report.TESTS)
+    not_run = {name for name, test in tests.items() if test["verdict"] == "not run"}
+    # the tiny latents are of training images alone, and no discriminator is kept with them
+    unheld = {"membership_discriminator", "membership_reconstruction", "membership_shadow", "canaries"}
+    assert not_run == unheld
+    assert set(record["utility"]["rows"]) == {"real", "plan"} and record["release"] == {"mode": "walks", "k": 2}
+    assert record["files"]["gate.safetensors"]["sha256"] == plan.utils.sha256_of(job.models / "gate.safetensors")
+    assert record["utility"]["rows"]["plan"]["per_seed"][0]["subgroups"]["visit"]["0"]["n"] == 6
+    page = (folder / "certificate.html").read_text()
+    assert "data:image/png;base64" in page and str(job.output) not in page
+
+
+def test_an_audit_in_a_release_script(stage_run):
+    """Tiny networks pass nothing: the exit code says so, after the certificate was written."""
+    job = stage_run("evaluate")
+    done = in_shell(job.command(**{"audit#exit_code": True}))
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "verdict: " in done.stdout.splitlines()[-1] and (job.output / "certificate" / "certificate.json").is_file()
+
+
+def test_canaries_are_out_of_every_stage_and_audited(stage_run):
+    job = stage_run("evaluate")
+    workflow = job.workflow(canaries={"count": 8, "seed": 1})
+    splits = workflow.parser.get_parsed_content("splits")
+    left_out = {item["patient_id"] for item in splits["canaries"] if not item["canary"]}
+    assert left_out and not left_out & {item["patient_id"] for item in splits["training"]}
+    run(workflow)
+    record = json.loads((job.output / "certificate" / "certificate.json").read_text())
+    found = next(test for test in record["tests"] if test["id"] == "canaries")["result"]
+    assert found["details"]["canaries"] == 8 and found["n"] == 8 - len(left_out)
 
 
 def test_steering_by_likeness(stage_run):

@@ -109,7 +109,6 @@ def sample_record() -> dict[str, Any]:
             "machine": "CPU, 2 threads",
             "versions": {"monai_plan": "0.1.0", "monai": "1.6.1", "torch": "2.13.0"},
             "seed": 7,
-            "command": "python -m monai_plan audit --bundle bundles/plan_tb --dataset_dir /data/shenzhen --seed 7",
         },
         "release": {"mode": "walks", "k": 12},
         "data": {
