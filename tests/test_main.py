@@ -92,7 +92,7 @@ def test_help_names_every_option(capsys):
         ([], "say what to audit"),
         (["--bundle", "nowhere"], "no config at"),
         (["--output_dir", "{d}"], "holds no run"),
-        (["--bundle", "{bundle}", "--set", "audit#image=5"], "did you mean audit#images?"),
+        (["--bundle", "{bundle}", "--set", "audit#image=5"], "did you mean audit#images"),
         (["--bundle", "{bundle}", "--set", "audit#images"], "write ID=VALUE"),
         (["--bundle", "{bundle}", "--output_dir", "{d}", "--sign", "{d}/none.pem"], "none.pem"),
     ],
