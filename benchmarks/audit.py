@@ -114,6 +114,10 @@ def speed(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _file(options: argparse.Namespace, name: str) -> Path | None:
+    return Path(options.work) / name if options.work else None
+
+
 def phantoms(seed: int, patients: int, visits: int) -> list[dict[str, Any]]:
     """Items of that many phantoms of each class, all in one list, by visit."""
     lists = phantom_datalist(seed, patients_per_class=patients, visits=visits, fractions=(1.0, 0.0, 0.0))
@@ -131,13 +135,13 @@ class Memoriser:
     """A generator over-trained on few phantoms, and what attacks on it need."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.size, each, shown = (32, 10, 256) if options.quick else (32, 12, options.shown)
+        self.size, each, shown = (32, 10, 256) if options.quick else (32, 8, options.shown)
         members, others = phantoms(POPULATION, each, 2), phantoms(POPULATION + 1, 20 if options.quick else 100, 2)
         first = [item for item in members if item["visit"] == 0]
         images, labels = phantom_images(first, self.size)
         self.generator: StyleGenerator
         self.discriminator: StyleDiscriminator
-        self.generator, self.discriminator = train_small_gan(images, labels, shown, channel_base=256)
+        self.generator, self.discriminator = train_small_gan(images, labels, shown, file=_file(options, "memoriser"))
         self.synthetic, _ = samples(self.generator, 100 if options.quick else 1000)
         self.features = LPIPSFeatures(squeezenet_file(options))
         self.trained_on = first
@@ -222,7 +226,8 @@ def shadow(options: argparse.Namespace) -> AttackResult:
     coins = next(c for c in throws if int(c.sum(dim=0).min()) >= 2 and int(c.sum(dim=0).max()) <= models - 2)
     scores = []
     for number, kept in enumerate(coins):
-        generator, _ = train_small_gan(images[kept], labels[kept], shown, seed=number, channel_base=256)
+        file = _file(options, f"shadow{number}")
+        generator, _ = train_small_gan(images[kept], labels[kept], shown, number, channel_base=256, file=file)
         made, _ = samples(generator, 100 if options.quick else 1000, seed=number)
         scores.append(nearest_synthetic_scores(torch.cdist(made.flatten(1), images.flatten(1))))
     return shadow_membership(torch.stack(scores), coins, 0, {"images_shown": shown})
@@ -254,10 +259,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a check of the program within two minutes, no result")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="(default: all)")
-    parser.add_argument("--shown", type=int, default=49152, help="images shown to the memorising GAN")
-    parser.add_argument("--models", type=int, default=16, help="shadow models")
+    parser.add_argument("--shown", type=int, default=65536, help="images shown to the memorising GAN")
+    parser.add_argument("--models", type=int, default=14, help="shadow models")
     parser.add_argument("--shadow_shown", type=int, default=12288, help="images shown to each of them")
     parser.add_argument("--seeds", type=int, default=20, help="populations of the part 'clean'")
+    parser.add_argument("--work", default="", help="existing folder: keep the GANs there, and take what is there")
     add_bundle_options(parser)
     options = parser.parse_args()
     record: dict[str, Any] = {}

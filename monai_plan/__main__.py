@@ -8,6 +8,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from monai.utils import OptionalImportError
@@ -21,7 +22,7 @@ from monai_plan.networks.nets import (
     generator_from_published,
     published_networks,
 )
-from monai_plan.pipeline import Pipeline, run_bundle, run_later
+from monai_plan.pipeline import RUN, Pipeline, run_bundle, run_later
 from monai_plan.utils import read_weights
 
 COLUMN_OPTIONS = ("image_column", "label_column", "patient_column", "group_column", "patient_tag")
@@ -280,6 +281,11 @@ def run_audit(arguments: argparse.Namespace) -> None:
         run_later(arguments.output_dir, ("evaluate",), **overrides)
         return
     if arguments.output_dir:
+        if (Path(arguments.output_dir) / RUN).exists():
+            raise ValueError(
+                f"'{arguments.output_dir}' holds a run of its own, and --bundle would audit the bundle's weights "
+                "instead of it. Leave --bundle out, or give another --output_dir"
+            )
         overrides["output_dir"] = arguments.output_dir
     run_bundle(arguments.bundle, ("evaluate",), **overrides)
 

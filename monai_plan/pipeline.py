@@ -27,7 +27,7 @@ from monai_plan.data.datalist import SPLITS
 from monai_plan.transforms import LoadRadiograph
 from monai_plan.utils import fingerprint, knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
 
-__all__ = ["STAGES", "Pipeline", "Stage", "run_bundle", "run_later"]
+__all__ = ["RUN", "STAGES", "Pipeline", "Stage", "run_bundle", "run_later"]
 
 tqdm, _ = optional_import("tqdm", name="tqdm")
 logger = logging.getLogger(__name__)

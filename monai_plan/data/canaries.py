@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from monai_plan.utils import generator_for, patient_of, require_counts
+from monai_plan.utils import PlanKeys, generator_for, patient_of, require_counts
 
 __all__ = ["plant_canaries"]
 
-CANARY = "canary"
+LEAST = 3
+"""Fewer leave no guess to make: a third is called trained on, a third not."""
 
 
 def plant_canaries(splits: Mapping[str, Any], count: int, seed: int = 0) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def plant_canaries(splits: Mapping[str, Any], count: int, seed: int = 0) -> dict
 
     Args:
         splits: as :func:`monai_plan.data.read_splits` gives them; not changed.
-        count: patients to throw a coin for, drawn at random, >= 0; 0 leaves the splits as they are.
+        count: patients to throw a coin for, drawn at random, >= 3; 0 leaves the splits as they are.
         seed: of the draw and the coins; the same one in every stage of a run.
 
     Returns:
@@ -37,6 +38,7 @@ def plant_canaries(splits: Mapping[str, Any], count: int, seed: int = 0) -> dict
     require_counts(0, canaries=count)
     if count == 0:
         return dict(splits)
+    require_counts(LEAST, canaries=count)
     training = splits["training"]
     patients = list(dict.fromkeys(map(patient_of, training)))
     if count > len(patients):
@@ -51,5 +53,6 @@ def plant_canaries(splits: Mapping[str, Any], count: int, seed: int = 0) -> dict
     kept = [item for item in training if left_in.get(patient_of(item), True)]
     if missing := {item["label"] for item in training} - {item["label"] for item in kept}:
         raise ValueError(f"the coins took every training image of class {sorted(missing)}; ask for fewer canaries")
-    canaries = [{**item, CANARY: left_in[patient_of(item)]} for item in training if patient_of(item) in left_in]
+    thrown = ((item, left_in.get(patient_of(item))) for item in training)
+    canaries = [{**item, PlanKeys.CANARY.value: head} for item, head in thrown if head is not None]
     return {**splits, "training": kept, "canaries": canaries}

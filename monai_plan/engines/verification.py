@@ -6,7 +6,7 @@ held-out patients alike, so that it favours neither; some patients of both kinds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from torch import nn
 from monai_plan.losses import TwoViewContrastiveLoss
 from monai_plan.utils import generator_for, require_counts
 
-__all__ = ["Verification", "fit_verification"]
+__all__ = ["LEAST_PATIENTS", "Verification", "fit_verification"]
 
 trange, has_tqdm = optional_import("tqdm", name="trange")
 
@@ -63,6 +63,7 @@ def fit_verification(
     pairs: int = 32,
     learning_rate: float = 1e-3,
     probe_share: float = 0.5,
+    unseen: Collection[str] = (),
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = True,
@@ -86,6 +87,7 @@ def fit_verification(
         pairs: patients a step, >= 2; as many as there are, if fewer.
         learning_rate: the first step's.
         probe_share: of the patients kept out, 0 < share < 1.
+        unseen: further patients kept out, e.g. canaries, whose counterparts are in no split.
         seed: of the choice of patients and of the training.
         device: where to train.
         progress: show a progress bar where tqdm is installed.
@@ -105,7 +107,7 @@ def fit_verification(
     probed: set[str] = set()
     rng = generator_for(seed, "verification")
     for side in (True, False):
-        names = [name for name, where in rows.items() if bool(member[where[0]]) is side]
+        names = [name for name, where in rows.items() if bool(member[where[0]]) is side and name not in unseen]
         if len(names) < LEAST_PATIENTS:
             raise ValueError(
                 f"{len(names)} {'training' if side else 'held-out'} patients are too few to train a verification "
@@ -113,6 +115,7 @@ def fit_verification(
             )
         chosen = torch.randperm(len(names), generator=rng)[: round(len(names) * probe_share)]
         probed.update(names[place] for place in chosen.tolist())
+    probed.update(unseen)
     trained = [where for name, where in rows.items() if name not in probed]
     device = torch.device(device)
     network.to(device).train()

@@ -16,6 +16,7 @@ from .anchor_spread import spread_centroids
 from .anchors import AnchorPairs, AnchorSet, pair_anchors, random_anchors, require_pairs
 from .bookkeeping import (
     grouping_in_use,
+    groups_behind,
     name_in_ledger,
     record_release,
     record_walks,

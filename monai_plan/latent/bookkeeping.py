@@ -15,6 +15,7 @@ from monai_plan.latent.walk_set import WalkSet
 from monai_plan.utils import patient_of, pseudonym, sha256_of
 
 __all__ = [
+    "groups_behind",
     "grouping_in_use",
     "name_in_ledger",
     "record_release",
@@ -112,6 +113,27 @@ def require_recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLik
         ValueError: it does not know these walks.
     """
     _recorded(ledger_file, walk_file)
+
+
+def groups_behind(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) -> dict[str, Any] | None:
+    """How many patients stand behind the anchors of walks, as the ledger has it; no names.
+
+    Returns:
+        ``k``, ``smallest_group`` and ``patients`` of these anchors, and ``spread``: whether the anchors were drawn
+        apart. ``None`` without a ledger that knows the walks, and for walks between random latents.
+
+    Raises:
+        ValueError: the ledger is broken.
+    """
+    if not Path(ledger_file).exists():
+        return None
+    ledger, digest = Ledger.load(ledger_file), sha256_of(walk_file)
+    for record in ledger.walks:
+        if record.sha256 == digest:
+            sizes = [len(group.patients) for group in record.groups]
+            of_all = {"smallest_group": min(sizes), "patients": sum(sizes), "spread": record.spread}
+            return {"k": ledger.grouping.k, **of_all}
+    return None
 
 
 def _recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) -> tuple[Ledger, str] | None:

@@ -7,6 +7,7 @@ network behind it must be another one than those that steered the walk.
 from __future__ import annotations
 
 import copy
+import heapq
 import logging
 import math
 import os
@@ -24,7 +25,7 @@ from monai_plan.latent.frozen import device_of
 from monai_plan.latent.gate_audit import SENSITIVITY, planted_sensitivity
 from monai_plan.metrics.nearest import nearest_rows
 from monai_plan.networks.nets.identity_embedder import IdentityEmbedder
-from monai_plan.utils import PlanKeys, load_tensors, save_tensors
+from monai_plan.utils import PlanKeys, load_tensors, save_tensors, uniform_at
 
 __all__ = ["PrivacyGate", "require_holdout"]
 
@@ -151,8 +152,9 @@ class PrivacyGate(nn.Module):
             holdout_images: real images of *other* patients, of the same kind as the gallery's.
             false_rejection: share of new real patients that may be rejected, 0 < value < 1.
             batch_size: images embedded at once, where tensors are given.
-            planted: of how many training images (the first so many) altered copies are planted; 0 for none.
-            seed: of the alterations.
+            planted: of how many training images altered copies are planted, drawn by the seed; 0 for none. So many
+                held-out images are drawn to paste parts into. Both stay in memory until the end.
+            seed: of the images drawn and of the alterations.
 
         Raises:
             OptionalImportError: copies are to be planted and Pillow is missing (extra ``images``).
@@ -161,8 +163,9 @@ class PrivacyGate(nn.Module):
         """
         embedder = _for_inference(copy.deepcopy(embedder))  # whoever trains on, trains another one
         with eval_mode(embedder):
-            gallery, copied = _embed_all(embedder, gallery_images, batch_size, planted)
-            holdout, hosts = _embed_all(embedder, holdout_images, batch_size, planted)
+            copied, hosts = _DrawnImages(planted, seed, "to copy"), _DrawnImages(planted, seed, "to paste into")
+            gallery = _embed_all(embedder, gallery_images, batch_size, copied)
+            holdout = _embed_all(embedder, holdout_images, batch_size, hosts)
         count = len(holdout)
         rejected = require_holdout(count, false_rejection)
         nearest = _nearest(holdout, F.normalize(gallery, dim=1)).sort().values
@@ -182,7 +185,7 @@ class PrivacyGate(nn.Module):
         }
         gate = cls(embedder, gallery, threshold, record)
         if planted:
-            found = planted_sensitivity(gate.distances, threshold, copied, hosts, seed, batch_size)
+            found = planted_sensitivity(gate.distances, threshold, copied.stacked(), hosts.stacked(), seed, batch_size)
             gate.calibration["planted"] = found
             _warn_of_missed(found)
         return gate
@@ -258,23 +261,47 @@ def _nearest(embeddings: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
     return nearest_rows(embeddings, gallery)[0].sqrt() * (embeddings.norm(dim=1) > 0.5)
 
 
-def _embed_all(embedder: nn.Module, images: Images, batch_size: int, keep: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings of all images, and the first ``keep`` images on the CPU."""
+class _DrawnImages:
+    """``count`` images of a stream of unknown length, every set of so many alike likely; batches change nothing."""
+
+    def __init__(self, count: int, seed: int, purpose: str) -> None:
+        self.count = count
+        self.seed = seed
+        self.purpose = purpose
+        self._seen = 0
+        self._kept: list[tuple[float, int, torch.Tensor]] = []  # a heap: those with the smallest draws
+
+    def add(self, images: torch.Tensor) -> None:
+        """Pass the stream's next images."""
+        rows = torch.arange(self._seen, self._seen + len(images))
+        for image, row, draw in zip(images, rows.tolist(), uniform_at(self.seed, self.purpose, rows), strict=True):
+            if len(self._kept) >= self.count:
+                if not self._kept or -float(draw) < self._kept[0][0]:
+                    continue
+                heapq.heappop(self._kept)
+            heapq.heappush(self._kept, (-float(draw), row, image.as_subclass(torch.Tensor).to("cpu", copy=True)))
+        self._seen += len(images)
+
+    def stacked(self) -> torch.Tensor:
+        """The images drawn, in the stream's order, on the CPU."""
+        return torch.stack([image for _, _, image in sorted(self._kept, key=lambda entry: entry[1])])
+
+
+def _embed_all(embedder: nn.Module, images: Images, batch_size: int, drawn: _DrawnImages) -> torch.Tensor:
+    """Embeddings of all images, which also pass ``drawn``."""
     batches = images.split(batch_size) if isinstance(images, torch.Tensor) else images
     device = device_of(embedder)
     embeddings: list[torch.Tensor] = []
-    kept: list[torch.Tensor] = []
     for batch in batches:
         batch_images = torch.as_tensor(batch[PlanKeys.IMAGE] if isinstance(batch, Mapping) else batch)
         if len(batch_images):
             embeddings.append(_embed(embedder, batch_images.to(device)))
-            wanted = max(0, keep - sum(len(part) for part in kept))
-            kept.append(batch_images[:wanted].as_subclass(torch.Tensor).cpu())
+            drawn.add(batch_images)
     if not embeddings:
         raise ValueError(
             "no images to calibrate the gate on; the gallery needs all training images, the hold-out others"
         )
-    return torch.cat(embeddings), torch.cat(kept)
+    return torch.cat(embeddings)
 
 
 def _warn_of_missed(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:

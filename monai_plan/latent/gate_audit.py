@@ -33,11 +33,14 @@ def gate_planted_copies(
 
     ``value`` is the share of exact and lightly altered copies that are rejected, all alterations of
     :data:`~monai_plan.transforms.COPY_ALTERATIONS` weighing alike; every patient weighs alike too. ``control`` is the
-    same for held-out images, of which no copy can be found; ``baseline`` is what a gate would reject that guesses at
-    the calibrated rate of false rejections. ``details`` has
+    share of copies of held-out images, altered in the same ways (parts are pasted into other held-out images), that
+    are rejected: no training image is in them, so a gate that tells copies from others rejects few, and one that
+    rejects everything has a control of 1. ``baseline`` is what a gate would reject that guesses at the calibrated
+    rate of false rejections. ``details`` has
 
     - ``planted``: of each alteration at each strength its ``amount``, ``rate``, ``interval_95`` and ``n`` (patients),
-    - ``worst``, ``worst_rate``, ``worst_interval_95``: the light alteration that is found least,
+    - ``worst``, ``worst_rate``, ``worst_interval_95``: the light alteration that is found least (``value`` is the mean
+      over all, and hides it),
     - ``breaks_down``: in words, each alteration's first strength that is found in less than 99 % of the patients.
 
     Args:
@@ -47,7 +50,7 @@ def gate_planted_copies(
         held_out_images: of other patients, [M, C, H, W]; parts of training images are pasted into them.
         held_out_patients: whose they are, M names.
         seed: of the alterations; use another than the calibration's.
-        batch_size: images judged at once.
+        batch_size: copies made and judged at once; a copy does not depend on it.
 
     Raises:
         ValueError: no images, or not one name for each.
@@ -58,7 +61,8 @@ def gate_planted_copies(
     threshold, distances = gate.threshold, gate.distances
     found = _planted(distances, threshold, training_images, held_out_images, seed, batch_size)
     shares = {name: {s: _by_patient(hits, members) for s, hits in levels.items()} for name, levels in found.items()}
-    control = _planted(distances, threshold, held_out_images, training_images, seed, batch_size, STRENGTHS[:1])
+    hosts = None if len(held_out_images) > 1 else held_out_images  # one alone lies in itself
+    control = _planted(distances, threshold, held_out_images, hosts, seed, batch_size, STRENGTHS[:1])
     light = torch.stack([levels[STRENGTHS[0]] for levels in shares.values()]).mean(dim=0)
     of_others = torch.stack([_by_patient(levels[STRENGTHS[0]], others) for levels in control.values()]).mean(dim=0)
     table = {name: {s: _row(name, s, share) for s, share in levels.items()} for name, levels in shares.items()}
@@ -140,7 +144,7 @@ def planted_sensitivity(
         images: training images, [N, C, H, W] in [-1, 1].
         hosts: images of other patients, in which parts are pasted.
         seed: of the alterations.
-        batch_size: images judged at once.
+        batch_size: copies made and judged at once; a copy does not depend on it.
 
     Returns:
         By alteration and strength: ``amount``, ``rate``, ``interval_95``, ``n`` (images).
@@ -153,18 +157,19 @@ def _planted(
     distances: Callable[[torch.Tensor], torch.Tensor],
     threshold: float,
     images: torch.Tensor,
-    hosts: torch.Tensor,
+    hosts: torch.Tensor | None,
     seed: int,
     batch_size: int,
     strengths: Sequence[str] = STRENGTHS,
 ) -> dict[str, dict[str, torch.Tensor]]:
     """Which copies are found: bool [N] by alteration and strength."""
+    chunks = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
     found: dict[str, dict[str, torch.Tensor]] = {}
     for name, alteration in COPY_ALTERATIONS.items():
         found[name] = {}
         for strength in strengths[: len(alteration.strengths)]:
-            copies = planted_copies(images, name, strength, seed, hosts)
-            found[name][strength] = _distances(distances, copies, batch_size) < threshold
+            nearest = [distances(planted_copies(images, name, strength, seed, hosts, rows)).cpu() for rows in chunks]
+            found[name][strength] = torch.cat(nearest) < threshold
     return found
 
 

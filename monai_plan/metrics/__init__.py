@@ -21,12 +21,14 @@ from .intervals import (
 )
 from .membership import (
     density_ratio_scores,
+    density_ratio_spread,
     membership_attack,
     nearest_synthetic_scores,
     rates_at_low_false_positives,
 )
 from .membership_network import classifier_outputs, membership_network
 from .memorisation import MemorisationResult, memorisation_test
+from .near_copies import near_copies
 from .nearest import nearest_rows
 from .nearest_lpips import (
     EmbeddingFeatures,

@@ -151,15 +151,23 @@ class RealPatients:
         out = values.new_zeros(*values.shape[:-1], self.count)
         return out.scatter_reduce(-1, index, values, reduce, include_self=False)
 
-    def halves(self, draws: int, seed: int) -> torch.Tensor:
-        """Pairs of disjoint random halves of the members' patients, for member-against-member controls.
+    @property
+    def groups(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The numbers of the members' and of the held-out patients."""
+        return torch.arange(self.members), torch.arange(self.members, self.count)
+
+    def halves(self, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Two disjoint random halves of the members' patients, for a member-against-member control.
+
+        Only one pair: over many, a figure that is turned round when the halves are exchanged has the mean that
+        guessing gives, whatever the data.
 
         Returns:
-            Patients' numbers, int64, shape [draws, 2, members // 2].
+            Patients' numbers, int64, shape [members // 2] each.
         """
+        order = torch.randperm(self.members, generator=generator_for(seed, "member halves"))
         half = self.members // 2
-        keys = torch.rand(draws, self.members, generator=generator_for(seed, "member halves"))
-        return keys.argsort(dim=1)[:, : 2 * half].reshape(draws, 2, half)
+        return order[:half], order[half : 2 * half]
 
 
 def _plain(value: Any) -> Any:

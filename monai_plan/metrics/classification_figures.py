@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from monai_plan.metrics.intervals import auroc_with_interval
 __all__ = ["classification_figures"]
 
 _BINS = 10
-_LEAST = 10  # images of a subgroup from which figures are given
+_LEAST = 10  # images of a subgroup from which it is named and figures are given
+_SMALLER = "smaller groups"
 
 
 def classification_figures(
@@ -33,7 +35,9 @@ def classification_figures(
         (Cohen's, with quadratic weights for more than two classes; ``None`` where undefined), ``calibration_error`` (of
         the predicted class' probability, in 10 bins of equal counts), ``brier`` (mean squared error, summed over the
         classes, halved for two: 0 .. 1 and 0 .. 2), ``confusion`` (rows are true classes) and ``subgroups``: for each
-        group ``n``, ``accuracy`` and ``auroc`` (``None`` where it lacks a class); of fewer than 10 images, ``n`` alone.
+        group ``n``, ``accuracy`` and ``auroc`` (``None`` where it lacks a class). Groups of fewer than 10 images are
+        not named, as a rare age may be a single person's; ``"smaller groups"`` has the number ``n`` of all their
+        images, and nothing else.
 
     Raises:
         ValueError: shapes differ, rows are no probabilities, a class has no image, or a group's length is wrong.
@@ -90,13 +94,17 @@ def _calibration_error(probabilities: torch.Tensor, right: torch.Tensor) -> floa
 
 def _by_group(probabilities: torch.Tensor, labels: torch.Tensor, members: Sequence[str]) -> dict[str, dict[str, Any]]:
     figures: dict[str, dict[str, Any]] = {}
-    for group in sorted(set(members)):
+    counts = Counter(members)
+    for group in sorted(group for group, count in counts.items() if count >= _LEAST):
         rows = torch.tensor([member == group for member in members])
-        found: dict[str, Any] = {"n": int(rows.sum())}
-        if found["n"] >= _LEAST:
-            inside, truth = probabilities[rows], labels[rows]
-            complete = len(truth.unique()) == probabilities.shape[1]
-            found["accuracy"] = float((inside.argmax(dim=1) == truth).double().mean())
-            found["auroc"] = auroc_with_interval(inside, truth)[0] if complete else None
-        figures[str(group)] = found
+        inside, truth = probabilities[rows], labels[rows]
+        complete = len(truth.unique()) == probabilities.shape[1]
+        figures[str(group)] = {
+            "n": len(truth),
+            "accuracy": float((inside.argmax(dim=1) == truth).double().mean()),
+            "auroc": auroc_with_interval(inside, truth)[0] if complete else None,
+        }
+    smaller = sum(count for count in counts.values() if count < _LEAST)
+    if smaller:
+        figures[_SMALLER] = {"n": smaller}
     return figures

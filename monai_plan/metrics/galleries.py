@@ -45,12 +45,16 @@ def chance_of_one(patients: int, drawn: int) -> torch.Tensor:
     return torch.from_numpy(hypergeom.pmf(1, patients, np.arange(patients + 1), drawn))
 
 
-def half_sample_spread(statistic: Statistic, real: RealPatients, seed: int, draws: int = 200) -> torch.Tensor:
-    """Standard deviation of figures over random halves of the members' and of the held-out patients.
+def half_sample_spread(
+    statistic: Statistic, members: torch.Tensor, held_out: torch.Tensor, seed: int, draws: int = 200
+) -> torch.Tensor:
+    """Standard deviation of figures over random halves of two groups of patients.
 
     Args:
-        statistic: takes the numbers of some members' and of some held-out patients, returns figures, any shape.
-        real: the patients.
+        statistic: takes the numbers of some patients of the first group and of some of the second, returns figures, any
+            shape.
+        members: numbers of the first group's patients.
+        held_out: of the second group's.
         seed: of the halves.
         draws: pairs of halves.
 
@@ -60,18 +64,23 @@ def half_sample_spread(statistic: Statistic, real: RealPatients, seed: int, draw
     rng = generator_for(seed, "half samples")
     figures = []
     for _ in range(draws):
-        members, held_out = (torch.randperm(n, generator=rng)[: n // 2] for n in (real.members, real.held_out))
-        figures.append(statistic(members, held_out + real.members))
+        halves = (
+            group[torch.randperm(len(group), generator=rng)[: max(1, len(group) // 2)]] for group in (members, held_out)
+        )
+        figures.append(statistic(*halves))
     return torch.stack(figures).std(dim=0)
 
 
-def permutation_spread(statistic: Statistic, real: RealPatients, seed: int, draws: int = 200) -> torch.Tensor:
-    """Standard deviation of figures where chance alone says which patients are members; arguments as above."""
+def permutation_spread(
+    statistic: Statistic, members: torch.Tensor, held_out: torch.Tensor, seed: int, draws: int = 200
+) -> torch.Tensor:
+    """Standard deviation of figures where chance alone says who is of which group; arguments as above."""
     rng = generator_for(seed, "permutations")
+    everyone = torch.cat([members, held_out])
     figures = []
     for _ in range(draws):
-        order = torch.randperm(real.count, generator=rng)
-        figures.append(statistic(order[: real.members], order[real.members :]))
+        order = everyone[torch.randperm(len(everyone), generator=rng)]
+        figures.append(statistic(order[: len(members)], order[len(members) :]))
     return torch.stack(figures).std(dim=0)
 
 

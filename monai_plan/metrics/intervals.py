@@ -16,12 +16,12 @@ __all__ = [
 Z_95 = 1.959964
 
 
-def accuracy_interval(correct: float, count: int) -> tuple[float, float]:
+def accuracy_interval(correct: float, count: float) -> tuple[float, float]:
     """Wilson's 95 % score interval of a share (Wilson, JASA 1927).
 
     Args:
         correct: successes, 0 .. ``count``; fractions (means over a patient's images) are taken too.
-        count: trials, >= 1.
+        count: trials, > 0; fractions where trials are not independent.
     """
     share, z2 = correct / count, Z_95**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)

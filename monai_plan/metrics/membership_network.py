@@ -15,8 +15,6 @@ from monai_plan.utils import generator_for
 
 __all__ = ["classifier_outputs", "membership_network"]
 
-_CONTROLS = 3
-
 
 def classifier_outputs(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """What an attacker learns from a classifier's answer about an image whose class they know.
@@ -57,7 +55,11 @@ def membership_network(outputs: torch.Tensor, real: RealPatients, seed: int, fol
     As in PLAN's protocol, as far as the paper describes it. The attacker's training patients are others than those it
     judges: patients are dealt to ``folds`` parts, each judged by a network trained on the rest, in which both kinds
     weigh the same. A patient's images vote by their mean probability. Control: the same with one random half of the
-    members' patients against the other, mean of three draws.
+    members' patients against the other, with an interval of its own.
+
+    Patients judged by the same network, and networks that share most of their patients, err together. So the interval
+    is as wide as for fewer patients, of each kind one in ``1 + folds / (folds - 1)`` (Nadeau and Bengio, Machine
+    Learning 2003, for the variance of a mean over folds).
 
     Args:
         outputs: features, e.g. of :func:`classifier_outputs`, float, shape [N, F].
@@ -66,7 +68,8 @@ def membership_network(outputs: torch.Tensor, real: RealPatients, seed: int, fol
         folds: >= 2.
 
     Returns:
-        Balanced accuracy over patients; its interval joins Wilson's of both rates (MOVER: Donner and Zou 2012).
+        Balanced accuracy over patients; its interval joins Wilson's of both rates (MOVER: Donner and Zou 2012), cut to
+        so many patients.
         Details: ``true_positive_rate`` and ``true_negative_rate``.
 
     Raises:
@@ -86,11 +89,11 @@ def membership_network(outputs: torch.Tensor, real: RealPatients, seed: int, fol
     rows, numbers = outputs.double().cpu().numpy(), real.numbers.numpy()
     everyone = torch.arange(real.count)
     rates = _attack(rows, numbers, everyone[: real.members], everyone[real.members :], seed, folds)
-    value, interval = _balanced(rates, (real.members, real.held_out))
-    controls = [
-        _attack(rows, numbers, a, b, seed + 1 + i, folds) for i, (a, b) in enumerate(real.halves(_CONTROLS, seed))
-    ]
-    control, control_interval = _balanced(tuple(np.mean(controls, axis=0)), (real.members // 2, real.members // 2))
+    value, interval = _balanced(rates, (real.members, real.held_out), folds)
+    half = real.members // 2
+    control, control_interval = _balanced(
+        _attack(rows, numbers, *real.halves(seed), seed + 1, folds), (half, half), folds
+    )
     return AttackResult(
         name="membership_network",
         measure="balanced accuracy",
@@ -101,7 +104,7 @@ def membership_network(outputs: torch.Tensor, real: RealPatients, seed: int, fol
         control_interval=control_interval,
         n=real.members,
         n_control=real.held_out,
-        resolvable=Z_95 * math.sqrt(1 / real.members + 1 / real.held_out) / 4,
+        resolvable=min(0.5, Z_95 * math.sqrt(_inflation(folds) * (1 / real.members + 1 / real.held_out)) / 4),
         seed=seed,
         details={"true_positive_rate": rates[0], "true_negative_rate": rates[1], "folds": folds},
     )
@@ -145,10 +148,16 @@ def _attack(
     return float(right[members.numpy()].mean()), float(right[others.numpy()].mean())
 
 
-def _balanced(rates: tuple[float, ...], counts: tuple[int, int]) -> tuple[float, tuple[float, float]]:
+def _inflation(folds: int) -> float:
+    """Variance of a rate over all folds, in that of independent patients."""
+    return 1 + folds / (folds - 1)
+
+
+def _balanced(rates: tuple[float, float], counts: tuple[int, int], folds: int) -> tuple[float, tuple[float, float]]:
     """Mean of two rates, and its interval from Wilson's of each."""
     value = sum(rates) / 2
-    bounds = [accuracy_interval(rate * count, count) for rate, count in zip(rates, counts, strict=True)]
+    effective = [count / _inflation(folds) for count in counts]
+    bounds = [accuracy_interval(rate * count, count) for rate, count in zip(rates, effective, strict=True)]
     below = math.hypot(*(rate - low for rate, (low, _) in zip(rates, bounds, strict=True))) / 2
     above = math.hypot(*(high - rate for rate, (_, high) in zip(rates, bounds, strict=True))) / 2
     return value, (max(0.0, value - below), min(1.0, value + above))

@@ -14,7 +14,6 @@ from monai_plan.utils import generator_for
 __all__ = ["screening"]
 
 _DRAWS = 20  # galleries that the distances are averaged over; the share needs none
-_CONTROLS = 200
 _QUANTILES = (0.01, 0.05, 0.5)
 
 
@@ -29,8 +28,11 @@ def screening(
     The galleries hold equally many patients of both kinds; the share is the mean over all such galleries, ties count
     one half. Patients must have been split by chance: then a patient's number of images favours neither side. The
     interval joins the spread over synthetic images and that over patients: the larger of what random halves and random
-    labels of the patients give. Control: two disjoint halves of
-    the members' patients.
+    labels of the patients give. Control: one random half of the members' patients against the other, with an interval
+    of its own, which misses 0.5 in about one of twenty audits.
+
+    Where there are more members than held-out patients, a copy counts only in the galleries that its patient is drawn
+    into; ``attainable`` in the details is what a release of nothing but copies would give.
 
     Args:
         to_real: distances, float, shape [S, N].
@@ -42,7 +44,8 @@ def screening(
     Returns:
         Details: ``mml_training`` and ``mml_held_out`` (mean distance of a synthetic image to the nearest patient),
         ``mml_reference`` (the same of held-out patients' images to members), ``dcr`` (its quantiles by kind), ``nndr``
-        (median of nearest over second nearest patient by kind), ``smallest_distance`` (over all patients by kind).
+        (median of nearest over second nearest patient by kind), ``smallest_distance`` (over all patients by kind),
+        ``attainable`` (the share of a release of one exact copy of each member's image).
 
     Raises:
         ValueError: the distances do not fit the patients.
@@ -50,30 +53,18 @@ def screening(
     require_distances(real, to_real=to_real, among_real=among_real)
     rows = real.per_patient(to_real, "amin").T.contiguous()
 
-    def share(members: torch.Tensor, held_out: torch.Tensor) -> torch.Tensor:
-        return _nearest_is_member(rows[members], rows[held_out]).mean()
-
+    value, interval, by_chance = _share(rows, *real.groups, seed)
+    control, control_interval, _ = _share(rows, *real.halves(seed), seed)
     numbers = torch.arange(real.count)
-    each = _nearest_is_member(rows[: real.members], rows[real.members :])
-    value = float(each.mean())
-    over_images = float(each.var(correction=0)) / len(each)
-    by_chance = (float(permutation_spread(share, real, seed)) ** 2 + over_images) ** 0.5
-    # halves miss the spread of a few patients who are near to everything; random labels do not
-    spread = max((float(half_sample_spread(share, real, seed)) ** 2 + over_images) ** 0.5, by_chance)
-    if spread > 1e-9:
-        interval = max(0.0, value - Z_95 * spread), min(1.0, value + Z_95 * spread)
-    else:  # every half says the same: as many patients as the smaller side has, all alike
-        pairs = min(real.members, real.held_out)
-        interval = clopper_pearson(value * pairs, pairs)
-    controls = torch.stack([share(*halves) for halves in real.halves(_CONTROLS, seed)])
+    copies = real.per_patient(among_real[real.member], "amin").T
     return AttackResult(
         name="screening",
         measure="share",
         value=value,
         interval=interval,
         baseline=0.5,
-        control=float(controls.mean()),
-        control_interval=(float(controls.quantile(0.025)), float(controls.quantile(0.975))),
+        control=control,
+        control_interval=control_interval,
         n=real.members,
         n_control=real.held_out,
         resolvable=Z_95 * by_chance,
@@ -82,6 +73,7 @@ def screening(
             "distance": distance,
             "synthetic_images": len(to_real),
             "gallery_patients": min(real.members, real.held_out),
+            "attainable": float(_nearest_is_member(*(copies[group] for group in real.groups)).mean()),
             "images_per_patient": {
                 "training": float(real.images[numbers < real.members].double().mean()),
                 "held_out": float(real.images[numbers >= real.members].double().mean()),
@@ -89,6 +81,30 @@ def screening(
             **_distances(rows, among_real, real, seed),
         },
     )
+
+
+def _share(
+    rows: torch.Tensor, members: torch.Tensor, others: torch.Tensor, seed: int
+) -> tuple[float, tuple[float, float], float]:
+    """The share for two groups of patients, its interval, and its standard deviation if labels were chance.
+
+    ``rows`` are distances [P, S].
+    """
+
+    def share(some: torch.Tensor, rest: torch.Tensor) -> torch.Tensor:
+        return _nearest_is_member(rows[some], rows[rest]).mean()
+
+    each = _nearest_is_member(rows[members], rows[others])
+    value = float(each.mean())
+    over_images = float(each.var(correction=0)) / len(each)
+    by_chance = (float(permutation_spread(share, members, others, seed)) ** 2 + over_images) ** 0.5
+    # halves miss the spread of a few patients who are near to everything; random labels do not
+    spread = max((float(half_sample_spread(share, members, others, seed)) ** 2 + over_images) ** 0.5, by_chance)
+    if spread > 1e-9:
+        return value, (max(0.0, value - Z_95 * spread), min(1.0, value + Z_95 * spread)), by_chance
+    # every half says the same: as many patients as the smaller side has, all alike
+    pairs = min(len(members), len(others))
+    return value, clopper_pearson(value * pairs, pairs), by_chance
 
 
 def _nearest_is_member(members: torch.Tensor, held_out: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from monai_plan.utils import generator_for
 
 __all__ = ["likelihood_ratio_scores", "shadow_membership"]
 
-_CONTROLS = 50
+_EXCHANGES = 50
 _OWN_VARIANCE = 16  # models of a kind from which an image has a variance of its own
 
 
@@ -64,9 +64,9 @@ def shadow_membership(
 ) -> AttackResult:
     """Each model in turn is the target, the others are the shadow models of :func:`likelihood_ratio_scores`.
 
-    The value is the mean of the models' AUROCs. Control: the same attack with the patients' columns of ``included``
-    exchanged at random, fifty times. The interval is Student's over models, or what the control's spread says if that
-    is wider: targets share their shadow models, so the models are not independent.
+    The value is the mean of the models' AUROCs. The interval is Student's over models, or the spread of fifty attacks
+    with the patients' columns of ``included`` exchanged at random if that is wider: targets share their shadow models,
+    so the models are not independent. Control: the first of these exchanges, with an interval made in the same way.
 
     Args:
         scores: float, shape [M, N]: M >= 3 models, N patients (one score a patient: the largest of the images').
@@ -91,20 +91,20 @@ def shadow_membership(
         )
     ratios, found = _attack_each(scores, included)
     rng = generator_for(seed, "shadow control")
-    exchanged = (included[:, torch.randperm(included.shape[1], generator=rng)] for _ in range(_CONTROLS))
-    controls = torch.stack([_attack_each(scores, others)[1].mean() for others in exchanged])
-    value, by_chance = float(found.mean()), Z_95 * float(controls.std())
-    # Student's alone is too short: targets share their shadow models
-    half = max(by_chance, float(student_t.ppf(0.975, len(found) - 1)) * float(found.std()) / len(found) ** 0.5)
+    exchanged = (included[:, torch.randperm(included.shape[1], generator=rng)] for _ in range(_EXCHANGES))
+    controls = torch.stack([_attack_each(scores, others)[1] for others in exchanged])
+    by_chance = Z_95 * float(controls.mean(dim=1).std())
+    value, interval = _mean_of_models(found, by_chance)
+    control, control_interval = _mean_of_models(controls[0], by_chance)
     rates = rates_at_low_false_positives(ratios[included], ratios[~included])
     return AttackResult(
         name="membership_shadow",
         measure="AUROC",
         value=value,
-        interval=(max(0.0, value - half), min(1.0, value + half)),
+        interval=interval,
         baseline=0.5,
-        control=float(controls.mean()),
-        control_interval=(float(controls.quantile(0.025)), float(controls.quantile(0.975))),
+        control=control,
+        control_interval=control_interval,
         n=included.shape[1],
         n_control=included.shape[1],
         resolvable=min(0.5, by_chance),
@@ -117,6 +117,14 @@ def shadow_membership(
             "pooled_tpr_at_fpr": {rate: figures["tpr"] for rate, figures in rates.items()},
         },
     )
+
+
+def _mean_of_models(found: torch.Tensor, at_least: float) -> tuple[float, tuple[float, float]]:
+    """Mean of the models' AUROCs, with an interval that reaches ``at_least`` so far to both sides."""
+    value = float(found.mean())
+    # Student's alone is too short: targets share their shadow models
+    half = max(at_least, float(student_t.ppf(0.975, len(found) - 1)) * float(found.std()) / len(found) ** 0.5)
+    return value, (max(0.0, value - half), min(1.0, value + half))
 
 
 def _attack_each(scores: torch.Tensor, included: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

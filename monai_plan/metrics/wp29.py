@@ -19,69 +19,78 @@ from monai_plan.metrics.intervals import Z_95, accuracy_interval, clopper_pearso
 __all__ = ["inference", "linkability", "singling_out"]
 
 
-def singling_out(to_real: torch.Tensor, among_synthetic: torch.Tensor, real: RealPatients, seed: int) -> AttackResult:
+def singling_out(to_real: torch.Tensor, radius: torch.Tensor, real: RealPatients, seed: int) -> AttackResult:
     """Does a synthetic image describe exactly one patient?
 
     The attacker draws a ball around each synthetic image and guesses that a single patient of the hospital lies in it.
-    They know only how many patients there are, m: the radius reaches to the ball's k-th nearest other synthetic image,
-    k such that one of m patients is expected inside, k = (S - 1) / m. A guess is right if exactly one of m patients
-    lies strictly inside. By chance that is so in about 1 / e of the cases.
+    A guess is right if exactly one of m patients lies strictly inside. The radius is the attacker's, made from the
+    synthetic images alone, e.g. half the distance to the nearest other one: then a copy's ball holds nobody but whom it
+    was copied from, as long as the patients lie no closer than the synthetic images.
+
+    Galleries hold equally many patients of both kinds, m; rates are means over all galleries of that size. So a copy
+    counts only in the galleries that its patient is drawn into, and ``attainable`` in the details is the most that a
+    release of nothing but copies would give.
 
     The guesses share their patients and are not independent; so the interval joins the spread over synthetic images
-    and the larger of what random halves and random labels of the patients give, each with its own radius.
+    and the larger of what random halves and random labels of the patients give.
 
     Args:
-        to_real: distances, float, shape [S, N], S >= 2.
-        among_synthetic: distances, float, shape [S, S].
+        to_real: distances, float, shape [S, N].
+        radius: of the ball around each synthetic image, finite, >= 0, float, shape [S].
         real: whose the N images are; m is the smaller kind's number of patients.
         seed: of halves and permutations.
 
     Returns:
-        The excess of members' rate over held-out patients'. Details: see :func:`linkability`, and ``expected_inside``
-        (patients; above 1 where there are fewer synthetic images than patients) and ``gallery_patients``.
+        The excess of members' rate over held-out patients'. Details: see :func:`linkability` (``naive`` is the most
+        that a ball placed by chance can reach, about 1 / e; small balls stay below it), ``gallery_patients``,
+        ``synthetic_images``, ``attainable`` and ``median_radius``.
 
     Raises:
-        ValueError: the distances do not fit the images.
+        ValueError: the distances or radii do not fit the images.
     """
     require_distances(real, to_real=to_real)
     count = len(to_real)
-    if among_synthetic.shape != (count, count) or count < 2 or not torch.isfinite(among_synthetic).all():
+    if radius.shape != (count,) or not torch.isfinite(radius).all() or bool((radius < 0).any()):
         raise ValueError(
-            f"among_synthetic has the shape {tuple(among_synthetic.shape)} for {count} synthetic images; give the "
-            "finite distances among at least two of them, in the order of to_real's rows"
+            f"radius has the shape {tuple(radius.shape)} for {count} synthetic images, with "
+            f"{int((~torch.isfinite(radius)).sum())} infinite or undefined and {int((radius < 0).sum())} negative "
+            "values; give one finite radius >= 0 for each, made from the synthetic images alone"
         )
-    nearest = real.per_patient(to_real, "amin").T.contiguous()  # [P, S]
-    others = among_synthetic.clone().fill_diagonal_(-1.0).sort(dim=1).values  # itself first, at place 0
+    members, held_out = real.groups
+    size = min(real.members, real.held_out)
+    inside = (real.per_patient(to_real, "amin") < radius[:, None]).T.contiguous()  # [P, S]
 
-    def reach(size: int) -> int:
-        return min(count - 1, max(1, round((count - 1) / size)))
+    def alone(patients: torch.Tensor, drawn: int) -> torch.Tensor:
+        """How likely each guess is right in a random gallery, [S]."""
+        return chance_of_one(len(patients), drawn)[inside[patients].sum(dim=0)]
 
-    def alone(members: torch.Tensor, held_out: torch.Tensor) -> torch.Tensor:
-        """How likely a guess is right, for members and held-out patients, [2, S]."""
-        size = min(len(members), len(held_out))
-        radius = others[:, reach(size)]
-        return torch.stack([chance_of_one(len(p), size)[(nearest[p] < radius).sum(dim=0)] for p in (members, held_out)])
-
-    def rates(members: torch.Tensor, held_out: torch.Tensor) -> torch.Tensor:
-        first, second = alone(members, held_out).mean(dim=1)
+    def rates(some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        first, second = alone(some, size).mean(), alone(others, size).mean()
         return torch.stack([first, second, first - second])
 
-    everyone = torch.arange(real.count)
-    each = alone(everyone[: real.members], everyone[real.members :])
+    each = torch.stack([alone(members, size), alone(held_out, size)])
     each = torch.cat([each, each[:1] - each[1:]])
+    half = max(1, size // 2)
+    smaller = [float(alone(group, half).mean()) for group in (members, held_out)]
+    grown = [float(rate) / part if part else 1.0 for rate, part in zip(each[:2].mean(dim=1), smaller, strict=True)]
+
+    def rates_of_halves(some: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        first, second = (alone(p, half).mean() * times for p, times in zip((some, others), grown, strict=True))
+        return torch.stack([first, second, first - second])
+
     over_images = each.var(dim=1, correction=0) / count
-    by_chance = float((permutation_spread(rates, real, seed)[2] ** 2 + over_images[2]).sqrt())
-    spread = ((half_sample_spread(rates, real, seed) ** 2 + over_images).sqrt()).tolist()
-    size = min(real.members, real.held_out)
+    by_chance = float((permutation_spread(rates, members, held_out, seed)[2] ** 2 + over_images[2]).sqrt())
+    halves = half_sample_spread(rates_of_halves, members, held_out, seed)
+    spread = ((halves**2 + over_images).sqrt()).tolist()
     rate, control, excess = each.mean(dim=1).tolist()
-    halves = [Z_95 * s for s in (*spread[:2], max(spread[2], by_chance))]
-    if halves[2] > 1e-9:
-        interval = max(-1.0, excess - halves[2]), min(1.0, excess + halves[2])
+    reach = [Z_95 * s for s in (*spread[:2], max(spread[2], by_chance))]
+    if reach[2] > 1e-9:
+        interval = max(-1.0, excess - reach[2]), min(1.0, excess + reach[2])
     else:  # every half says the same: so many patients were all alike
         interval = difference_interval(rate * size, size, control * size, size)
     shares = [
         (max(0.0, r - h), min(1.0, r + h)) if h > 1e-9 else clopper_pearson(r * size, size)
-        for r, h in ((rate, halves[0]), (control, halves[1]))
+        for r, h in ((rate, reach[0]), (control, reach[1]))
     ]
     return _result(
         "singling_out",
@@ -93,9 +102,10 @@ def singling_out(to_real: torch.Tensor, among_synthetic: torch.Tensor, real: Rea
         naive=(1 - 1 / size) ** (size - 1),
         seed=seed,
         details={
-            "expected_inside": reach(size) * size / (count - 1),
             "gallery_patients": size,
             "synthetic_images": count,
+            "attainable": size / real.members,
+            "median_radius": float(radius.median()),
         },
     )
 

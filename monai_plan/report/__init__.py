@@ -1,12 +1,12 @@
 """What a run shows at its end: tables of utility, distance and inversion, pictures, and the audit's certificate."""
 
 from .attack_stories import AttackStory, story_of
-from .audit import audit_release, print_verdict, require_limits
+from .audit import audit_release, print_verdict, require_audit, write_config
 from .audit_material import AuditMaterial
 from .audit_tests import TESTS, AuditTargets
 from .cards import datasheet_text, model_card_text
 from .certificate import with_verdicts, write_certificate
-from .certificate_words import certificate_words, figure_text, interval_text
+from .certificate_words import certificate_words
 from .closest_pairs import closest_pairs
 from .figures import write_sample_grids, write_walk_figure
 from .html import certificate_html

@@ -22,7 +22,8 @@ class AttackStory:
         remedy: what to do if it fails.
         source: where the test comes from.
         needs: what must leave the hospital for the attack: "images", "generator" or "more".
-        cases: the two kinds of cases that an AUROC or a balanced accuracy tells apart.
+        cases: the two kinds of cases that an AUROC tells apart.
+        control: where nothing can be found and the same is done.
         baseline_name: what the result's baseline is; "" if it has no meaning.
     """
 
@@ -37,6 +38,7 @@ class AttackStory:
     source: str
     needs: str = "images"
     cases: str = "one case of each kind"
+    control: str = ""
     baseline_name: str = "Guessing gives"
 
 
@@ -53,6 +55,7 @@ _LESS_MEMORY = (
     "Stop the generator's training earlier, use fewer steps or more augmentation, or train it on more patients; then "
     "make the synthetic images anew and repeat the audit with the same limits."
 )
+_HALVES = "one random half of the training patients against the other half"
 _WP29 = (
     "Article 29 Working Party, Opinion 05/2014 on anonymisation techniques (WP216); Giomi et al., A unified framework "
     "for quantifying privacy risk in synthetic data, PoPETs 2023"
@@ -73,6 +76,22 @@ STORIES: dict[str, AttackStory] = {
         source="Pennisi et al., A privacy-preserving walk in the latent space of generative models, MICCAI 2023; its "
         "limits: Yao et al., The DCR Delusion, 2025, arXiv 2505.01524",
         cases="a distance to a training patient and one to another patient",
+        control=_HALVES,
+    ),
+    "near_copies": AttackStory(
+        title="Near-copies of patients",
+        question="Are there released images that lie closer to a training patient than other people do?",
+        kind="screening",
+        holds="Nobody attacks here: distances between images are compared.",
+        wants="To count released images that copy somebody, even if there are few of them.",
+        does="For each released image the nearest training patient is looked up. The image counts if it lies nearer "
+        "than the nearest 1 in 100 of the patients who were never used. The same is done with held-out patients in "
+        "the training patients' place, and the one share is subtracted from the other.",
+        read="Zero means that released images come no closer to training patients than to anybody else. Every "
+        "hundredth above zero is one near-copy more in 100 released images.",
+        remedy="Make the gate stricter and the images anew. If they still come so near: " + _LESS_MEMORY,
+        source="Own test of monai_plan",
+        baseline_name="Without copies",
     ),
     "membership_distance": AttackStory(
         title="Guessing who was a patient, by distance",
@@ -86,6 +105,7 @@ STORIES: dict[str, AttackStory] = {
         remedy=_LESS_MEMORY,
         source="Chen et al., GAN-Leaks, ACM CCS 2020",
         cases=MEMBER,
+        control=_HALVES,
     ),
     "membership_density": AttackStory(
         title="Guessing who was a patient, by crowding",
@@ -101,6 +121,7 @@ STORIES: dict[str, AttackStory] = {
         "Breugel et al., Membership inference attacks against synthetic data through overfitting detection, AISTATS "
         "2023",
         cases=MEMBER,
+        control=_HALVES,
     ),
     "membership_network": AttackStory(
         title="Guessing who was a patient, by a trained network",
@@ -109,12 +130,13 @@ STORIES: dict[str, AttackStory] = {
         "already whether they were patients here.",
         wants=_WANTS_MEMBER + " This attacker learns from known cases and then judges unknown ones.",
         does="The classifier is asked about every image. A second network learns from its answers to tell known "
-        "patients from known others, and then judges people whom it has not seen.",
+        "patients from known others, and then judges people whom it has not seen. The others are test patients only: "
+        "the validation patients chose when the classifier's training ended, and would look known to it.",
         read=_READ_MEMBER,
         remedy=_LESS_MEMORY,
         source="Shokri et al., Membership inference attacks against machine learning models, IEEE S&P 2017; protocol "
         "of Pennisi et al., MICCAI 2023",
-        cases=MEMBER,
+        control=_HALVES,
     ),
     "membership_discriminator": AttackStory(
         title="Guessing who was a patient, with the discriminator (worst case)",
@@ -129,6 +151,7 @@ STORIES: dict[str, AttackStory] = {
         source="Hayes et al., LOGAN: Membership inference attacks against generative models, PoPETs 2019",
         needs="more",
         cases=MEMBER,
+        control=_HALVES,
     ),
     "membership_reconstruction": AttackStory(
         title="Guessing who was a patient, by redrawing their image",
@@ -142,6 +165,7 @@ STORIES: dict[str, AttackStory] = {
         source="Chen et al., GAN-Leaks, ACM CCS 2020",
         needs="generator",
         cases=MEMBER,
+        control=_HALVES,
     ),
     "membership_shadow": AttackStory(
         title="Guessing who was a patient, with rehearsal generators",
@@ -156,6 +180,7 @@ STORIES: dict[str, AttackStory] = {
         source="Carlini et al., Membership inference attacks from first principles (LiRA), IEEE S&P 2022; Zarifzadeh "
         "et al., Low-cost high-power membership inference attacks (RMIA), ICML 2024",
         cases=MEMBER,
+        control="the same attack, with the patients exchanged at random",
     ),
     "reidentification": AttackStory(
         title="Recognising a patient in a synthetic image",
@@ -177,8 +202,9 @@ STORIES: dict[str, AttackStory] = {
         question="Do the synthetic images let somebody describe exactly one real patient?",
         holds="All synthetic images.",
         wants="A description, made from a synthetic image, that fits one real patient and nobody else.",
-        does="From synthetic images descriptions are made ('as near to this picture as that'), and it is counted how "
-        "often one fits exactly one training patient, and how often exactly one patient who was not used.",
+        does="Each description is a synthetic image and a distance: 'as near to this picture as that'. The distance "
+        "is half of that to the nearest synthetic image of another path. It is counted how often exactly one training "
+        "patient is so near, and how often exactly one patient who was not used.",
         read="What counts is how much more often it succeeds with training patients than with others. Zero means no "
         "gain.",
         remedy="Raise k, make the gate stricter, or release fewer images; then repeat the audit with the same limits.",
@@ -222,7 +248,7 @@ STORIES: dict[str, AttackStory] = {
         "this figure proves no upper one.",
         remedy=_LESS_MEMORY,
         source="Steinke, Nasr, Jagielski, Privacy auditing with one (1) training run, NeurIPS 2023",
-        needs="more",
+        control="the same guesses, with the coins exchanged at random",
     ),
     "gate_planted_copies": AttackStory(
         title="Does the gate stop copies?",
@@ -236,6 +262,8 @@ STORIES: dict[str, AttackStory] = {
         remedy="Train the gate's network anew with these alterations, or make its threshold stricter.",
         source="Own test of monai_plan",
         baseline_name="A gate that guesses",
+        control="copies of images of patients who were never used, altered alike: a gate that rejects them as well "
+        "rejects everything",
     ),
     "gate_false_rejections": AttackStory(
         title="Does the gate reject without need?",
@@ -250,13 +278,27 @@ STORIES: dict[str, AttackStory] = {
         source="Own test of monai_plan",
         baseline_name="Rate asked for",
     ),
+    "gate_released": AttackStory(
+        title="Do the released images pass the gate?",
+        question="Does the gate reject a released image when the image is shown to it again?",
+        kind="safeguard",
+        holds="The released images, as they would leave.",
+        wants="To let all of them pass: nothing may leave that the gate rejects.",
+        does="The images are shown to the gate, and the rejected ones are counted.",
+        read="It must be 0. Anything else means that these images did not come through this gate, or were changed "
+        "after it.",
+        remedy="Make the walks anew with the gate that is in use, and release nothing else.",
+        source="Own test of monai_plan",
+        baseline_name="Must be",
+    ),
     "k_same": AttackStory(
         title="Patients behind each starting point",
-        question="Is each starting point of the synthetic images the mean of enough patients?",
+        question="Does each starting point of the synthetic images stand for a group of enough patients?",
         kind="safeguard",
-        holds="The list of patients behind each starting point.",
-        wants="At least k patients in each, none of them with more weight than the others.",
-        does="The smallest group is looked up; one divided by its size is the nominal risk of being picked out.",
+        holds="The ledger, in which the hospital keeps the group of patients behind each starting point.",
+        wants="At least k patients in each group.",
+        does="The smallest group is read from the ledger; one divided by its size is the nominal risk of being picked "
+        "out.",
         read="The European Medicines Agency and Health Canada accept 0.09 for public release of clinical data: with "
         "twelve patients it is 0.083. The figure is about starting points only: the generator was trained on "
         "everybody.",

@@ -9,22 +9,26 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import monai
 import torch
 from monai.utils import optional_import
+from torch import nn
 
 from monai_plan._version import __version__
+from monai_plan.engines import LEAST_PATIENTS
 from monai_plan.metrics import AttackResult
-from monai_plan.report.audit_material import AuditMaterial
+from monai_plan.report.audit_material import HELD_OUT, AuditMaterial
 from monai_plan.report.audit_tests import TESTS, AuditTargets
 from monai_plan.report.utility_table import ABOUT
-from monai_plan.utils import fingerprint, machine_name, sha256_of
+from monai_plan.report.verdicts import require_limits
+from monai_plan.utils import machine_name, patient_of, sha256_of, write_json
 
-__all__ = ["audit_release", "print_verdict", "require_limits"]
+__all__ = ["audit_release", "print_verdict", "require_audit", "write_config"]
 
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
 
@@ -32,32 +36,58 @@ SCHEMA, VERSION = "monai_plan certificate", 1
 MODES = ("walks", "images")
 
 
-def require_limits(limits: Mapping[str, Any]) -> None:
-    """Refuse limits that no test would ever be held to.
+class Utility(Protocol):
+    """What is asked of a :class:`~monai_plan.report.UtilityTable`."""
+
+    def measure(self) -> tuple[dict[str, Any], dict[str, nn.Module]]:
+        """The table, and the first seed's network of each row."""
+
+
+def require_audit(
+    splits: Mapping[str, Any], limits: Mapping[str, Any], required: Sequence[str], mode: str = "walks"
+) -> None:
+    """Refuse, before hours of work, what an audit could not be finished with.
 
     Args:
+        splits: the data list; each side needs patients to train a verification network on and to judge.
         limits: test's id, without a distance, to ``{"at_most": number}`` and, where both sides count, ``"at_least"``.
+        required: ids of the tests without which nothing passes.
+        mode: how the images leave, "walks" or "images".
 
     Raises:
-        ValueError: an unknown test, or something else than these bounds.
+        ValueError: an unknown test or mode, a limit that holds nothing, or too few patients.
     """
-    if unknown := sorted(set(limits) - set(TESTS)):
-        raise ValueError(f"limits for {', '.join(unknown)}, and the tests are {', '.join(TESTS)}. Correct the names")
-    for name, bounds in limits.items():
-        numbers = bounds.values() if isinstance(bounds, Mapping) else ()
-        known = set(bounds) <= {"at_most", "at_least"} if isinstance(bounds, Mapping) else False
-        if not known or not numbers or any(type(number) not in (int, float) for number in numbers):
-            raise ValueError(f'the limit of {name} is {bounds!r}; write it as {{"at_most": 0.6, "at_least": 0.4}}')
+    if mode not in MODES:
+        raise ValueError(f"audit#mode is {mode!r}; it must be one of {MODES}")
+    require_limits(limits, TESTS, required)
+    for side in (("training",), HELD_OUT):
+        patients = {patient_of(item) for split in side for item in splits[split]}
+        if len(patients) < LEAST_PATIENTS:
+            raise ValueError(
+                f"the audit needs {LEAST_PATIENTS} patients at least in {' and '.join(side)} and finds {len(patients)}; "
+                "of fewer nobody could tell a leak from chance. Hold out more patients"
+            )
+
+
+def write_config(config: Mapping[str, Any], output_dir: str | os.PathLike) -> str:
+    """Write ``config.json``, the settings that an audit ran with, and return the file's SHA-256.
+
+    Args:
+        config: of the run; what names a place on this machine is left out.
+        output_dir: of the certificate.
+    """
+    settings = {name: value for name, value in config.items() if not (isinstance(value, str) and os.path.isabs(value))}
+    return sha256_of(write_json(Path(output_dir) / "config.json", settings))
 
 
 def audit_release(
     material: AuditMaterial,
     targets: AuditTargets,
     limits: Mapping[str, Mapping[str, float]],
-    table: Mapping[str, Any],
+    utility: Utility,
     image_features: Callable[[torch.Tensor], torch.Tensor],
     files: Mapping[str, str | os.PathLike],
-    config: Mapping[str, Any],
+    config_sha256: str,
     name: str,
     mode: str = "walks",
 ) -> dict[str, Any]:
@@ -66,12 +96,13 @@ def audit_release(
     Args:
         material: real and synthetic images.
         targets: what an attacker holds beside them.
-        limits: see :func:`require_limits`; set before anything was measured.
-        table: of :meth:`monai_plan.report.UtilityTable.measure`.
+        limits: see :func:`require_audit`; set before anything was measured.
+        utility: a :class:`~monai_plan.report.UtilityTable` with a row ``real`` and one of synthetic images; its first
+            network of the row ``real`` shows what the attack on classifiers can do.
         image_features: images -> [B, F] for KID, FID and coverage.
         files: role to path of what is audited: weights, walks, data list; each is hashed. One that does not exist is
             left out.
-        config: what the run was configured with; hashed.
+        config_sha256: of what the run was configured with, see :func:`write_config`.
         name: of the data set.
         mode: how the images leave: "walks" (with their generator) or "images".
 
@@ -79,13 +110,12 @@ def audit_release(
         The record, plain JSON values, without verdicts.
 
     Raises:
-        ValueError: an argument is out of range, or images and networks do not fit together.
+        ValueError: images and networks do not fit together.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
-    require_limits(limits)
     begun = time.monotonic()
     paths = {role: Path(path) for role, path in files.items() if path and Path(path).is_file()}
+    table, trained = utility.measure()
+    targets = replace(targets, real_classifier=trained.get("real"))
     tests = []
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         bar = tqdm(TESTS, desc="audit", unit="test") if has_tqdm else TESTS
@@ -113,7 +143,7 @@ def audit_release(
             "versions": {"monai_plan": __version__, "monai": monai.__version__, "torch": str(torch.__version__)},
             "seed": material.seed,
         },
-        "release": {"mode": mode, "k": targets.k},
+        "release": {"mode": mode, "k": targets.groups["k"] if targets.groups else None},
         "data": {
             "name": name,
             "datalist_sha256": sha256_of(datalist) if datalist else None,
@@ -123,7 +153,7 @@ def audit_release(
             path.name: {"role": role, "sha256": sha256_of(path), "bytes": path.stat().st_size}
             for role, path in paths.items()
         },
-        "config_sha256": fingerprint(config),
+        "config_sha256": config_sha256,
         "synthetic": material.synthetic_description(),
         "tests": tests,
         "utility": {

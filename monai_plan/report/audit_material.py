@@ -24,7 +24,7 @@ from monai_plan.metrics import (
 )
 from monai_plan.utils import PlanKeys, generator_for, patient_of
 
-__all__ = ["EMBEDDING", "AuditMaterial"]
+__all__ = ["EMBEDDING", "HELD_OUT", "AuditMaterial"]
 
 HELD_OUT = ("validation", "testing")
 EMBEDDING = "embedding"
@@ -47,6 +47,7 @@ class AuditMaterial:
         features: name to features whose squared Euclidean distance is a perceptual one, e.g. ``lpips_squeeze``; may be
             empty. Never a network that steered or judged a walk.
         images: synthetic images attacked at most; one epoch of the loader at most.
+        patients: real patients at most, of members and of held-out ones each; of more, so many are drawn.
         iterations: training steps of the verification network.
         seed: of all draws.
         device: where networks compute.
@@ -59,6 +60,7 @@ class AuditMaterial:
     augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor]
     features: Mapping[str, Callable[[torch.Tensor], torch.Tensor]]
     images: int = 2000
+    patients: int = 2000
     iterations: int = 800
     seed: int = 0
     device: str | torch.device = "cpu"
@@ -66,7 +68,13 @@ class AuditMaterial:
     @cached_property
     def items(self) -> list[tuple[str, Item]]:
         """Every real image's split and item, in the order of all matrices' columns."""
-        return [(split, item) for split in ("training", *HELD_OUT) for item in self.splits[split]]
+        chosen: set[str] = set()
+        for side in (("training",), HELD_OUT):
+            names = list(dict.fromkeys(patient_of(item) for split in side for item in self.splits[split]))
+            order = torch.randperm(len(names), generator=generator_for(self.seed, "patients audited", *side))
+            chosen.update(names[place] for place in order[: self.patients].tolist())
+        found = [(split, item) for split in ("training", *HELD_OUT) for item in self.splits[split]]
+        return [(split, item) for split, item in found if patient_of(item) in chosen]
 
     @cached_property
     def real_images(self) -> torch.Tensor:
@@ -84,8 +92,21 @@ class AuditMaterial:
 
     def of_split(self, split: str) -> tuple[torch.Tensor, list[str]]:
         """The real images of a split, [n, C, H, W], and whose each is."""
-        rows = torch.tensor([found == split for found, _ in self.items])
-        return self.real_images[rows], [patient_of(item) for item in self.splits[split]]
+        rows = self.rows(split)
+        return self.real_images[rows], [name for name, row in zip(self.real.patients, rows, strict=True) if row]
+
+    def rows(self, *splits: str) -> torch.Tensor:
+        """Bool [N]: the real images of some splits."""
+        return torch.tensor([split in splits for split, _ in self.items])
+
+    def part(self, rows: torch.Tensor) -> RealPatients:
+        """Some of the real images: bool [N]."""
+        names = tuple(name for name, row in zip(self.real.patients, rows.tolist(), strict=True) if row)
+        return RealPatients(names, self.real.member[rows], self.real.labels[rows])
+
+    def canaries(self) -> Sequence[Item]:
+        """The items of patients whose presence in the training a coin decided."""
+        return self.splits.get("canaries", ())
 
     def stacked(self, items: Iterable[Item]) -> torch.Tensor:
         """The images of items, float32 [n, C, H, W]."""
@@ -120,12 +141,6 @@ class AuditMaterial:
         """Their paths, numbered 0 .. P - 1, int64 [S]; images of one path are alike."""
         return self._drawn[2].unique(return_inverse=True)[1]
 
-    def one_of_each_path(self) -> torch.Tensor:
-        """The first synthetic image of each path, int64 [P]."""
-        places = torch.arange(len(self.paths))
-        first = places.new_full((int(self.paths.max()) + 1,), len(places))
-        return first.scatter_reduce(0, self.paths, places, "amin")
-
     def to_paths(self, distances: torch.Tensor) -> torch.Tensor:
         """Distances to synthetic images [n, S] -> to the nearest image of each path [n, P]."""
         nearest = distances.new_full((len(distances), int(self.paths.max()) + 1), torch.inf)
@@ -141,6 +156,7 @@ class AuditMaterial:
             self.embedder,
             self.augment,
             self.iterations,
+            unseen={patient_of(item) for item in self.canaries()},
             seed=self.seed,
             device=self.device,
         )
@@ -174,18 +190,17 @@ class AuditMaterial:
         return classifier_outputs(torch.cat(logits).softmax(dim=1), self.real.labels)
 
     def data_description(self) -> dict[str, Any]:
-        """Numbers of images and patients, and a hash over all pixels as they were read."""
+        """Numbers of images and patients attacked, and a hash over all pixels as they were read."""
         splits = {}
         for split in ("training", *HELD_OUT):
-            patients = [patient_of(item) for item in self.splits[split]]
-            labels = [int(item[PlanKeys.LABEL]) for item in self.splits[split]]
+            items = [item for found, item in self.items if found == split]
             splits[split] = {
-                "images": len(labels),
-                "patients": len(set(patients)),
-                "by_class": _counts(labels),
+                "images": len(items),
+                "patients": len(set(map(patient_of, items))),
+                "by_class": _counts([int(item[PlanKeys.LABEL]) for item in items]),
             }
         return {
-            "images_sha256": hashlib.sha256(self.real_images.numpy().tobytes()).hexdigest(),
+            "images_sha256": hashlib.sha256(self.real_images.contiguous().numpy().data).hexdigest(),
             "splits": splits,
             "classes": {str(number): str(name) for number, name in self.splits["labels"].items()},
             "image_size": self.real_images.shape[-1],
@@ -217,7 +232,7 @@ class AuditMaterial:
         chosen = self.synthetic_images[torch.randperm(len(self.synthetic_images), generator=rng)[:count]]
         training = self.real_images[member][torch.randperm(int(member.sum()), generator=rng)[:count]]
         generated, known, unseen = (
-            torch.cat([extract(part) for part in images.split(AT_ONCE)])
+            torch.cat([extract(part.to(self.device)).cpu() for part in images.split(AT_ONCE)])
             for images in (chosen, training, self.real_images[~member])
         )
         return {

@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from monai_plan.report.attack_stories import story_of
+from monai_plan.report.finding_words import (
+    EXCESS,
+    NONE,
+    comparison,
+    figure_text,
+    interval_text,
+    k_line,
+    plain_finding,
+    smallest_effect,
+)
 from monai_plan.report.release_texts import DETAIL_NAMES, EPSILON_NOTE, OVERALL, THREAT
 from monai_plan.report.verdicts import interval_ends
 
-__all__ = ["certificate_words", "detail_name", "figure_text", "interval_text", "plain_pairs", "plain_text"]
+__all__ = ["certificate_words", "detail_name", "plain_pairs", "plain_text"]
 
-NONE = "–"
 SYMBOLS = {"passed": "✓", "failed": "✗", "unclear": "?", "not run": "○", "no limit": "·"}
-PAIRWISE = ("AUROC", "balanced accuracy")
-"""Measures of an attacker who has to choose between two kinds of cases."""
-EXCESS = "excess rate"
-"""A rate less that of its control, which is therefore no figure to compare it with."""
-HALF = 0.5
-"""What guessing gives in tests whose attack and control can be read alike."""
+TOLD_APART = ("attainable", "validation_against_testing")
+"""Sub-figures that stand beside the finding."""
+SMALLER = "smaller groups"
+"""Groups of too few images to be named, counted together."""
 ROWS = {
     "real": "Real images",
     "plan": "Synthetic images (private walks)",
     "linear": "Synthetic images (straight walks)",
 }
-K_LIMIT = 0.09
-
-
-def figure_text(value: float | None) -> str:
-    """Three decimals, fewer for large numbers, powers of ten for tiny ones, a dash for ``None``; a true minus sign."""
-    if value is None:
-        return NONE
-    if isinstance(value, int):
-        text = f"{value:,}".replace(",", "\u202f")
-    elif value and abs(value) < 0.0005:
-        text = f"{value:.1e}"
-    else:
-        text = f"{value + 0.0:.3f}" if abs(value) < 100 else f"{value:.1f}"  # + 0.0: no "-0.000"
-    return text.replace("-", "−")
-
-
-def interval_text(interval: Sequence[float | None] | None) -> str:
-    """``"0.412 to 0.588"``, ``"0.412 or more"``, ``"0.588 or less"``, or a dash."""
-    low, high = interval or (None, None)
-    if low is None or high is None:
-        return NONE if low is high else f"{figure_text(high)} or less" if low is None else f"{figure_text(low)} or more"
-    return f"{figure_text(low)} to {figure_text(high)}"
 
 
 def certificate_words(certificate: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +49,7 @@ def certificate_words(certificate: Mapping[str, Any]) -> dict[str, Any]:
         "overall": _overall_words(certificate, tests),
         "tests": tests,
         "threat": THREAT[certificate["release"]["mode"]],
-        "k_line": _k_line(certificate["release"]["k"]),
+        "k_line": k_line(certificate),
         "data": _data_words(certificate),
         "utility": _utility_words(certificate),
         "made": _made_words(certificate["about"]),
@@ -79,11 +63,17 @@ def _overall_words(certificate: Mapping[str, Any], tests: Sequence[Mapping[str, 
     reasons += [
         f"{test['title']}: the interval is too wide to tell (too few patients)" for test in by_verdict["unclear"]
     ]
-    reasons += [f"{story_of(name).title}: required, and not run" for name in verdict["missing"]]
+    not_run = _not_run_though_asked(by_verdict["not run"], verdict["missing"])
+    reasons += [reason for reason, _ in not_run]
     reasons += [
         f"{test['title']}: no limit was set, and an effect is there: {test['value']}, guessing gives {test['baseline']}"
         for test in by_verdict["no limit"]
         if test["kind"] != "safeguard" and test["above_guessing"]
+    ]
+    reasons += [
+        f"{test['title']}: the limit cannot be broken; a release of nothing but copies would give {test['copies']}"
+        for test in tests
+        if test["out_of_reach"]
     ]
     if not by_verdict["passed"] + by_verdict["failed"] + by_verdict["unclear"]:
         reasons.append("No test that was run had a limit: nothing was judged")
@@ -94,17 +84,41 @@ def _overall_words(certificate: Mapping[str, Any], tests: Sequence[Mapping[str, 
         "symbol": SYMBOLS[verdict["overall"]],
         "counts": [(SYMBOLS[name], len(group), name) for name, group in by_verdict.items() if group],
         "reasons": reasons,
-        "todo": _todo(verdict["overall"], by_verdict, verdict["missing"]),
+        "todo": _todo(verdict["overall"], by_verdict, [step for _, step in not_run]),
     }
 
 
-def _todo(overall: str, by_verdict: Mapping[str, Sequence[Mapping[str, Any]]], missing: Sequence[str]) -> list[str]:
+def _not_run_though_asked(tests: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> list[tuple[str, str]]:
+    """What was not run and keeps a release from passing: the reason, and what to do.
+
+    Args:
+        tests: that were not run.
+        missing: ids of the required ones, some of them perhaps not among ``tests``.
+    """
+    found = []
+    for name in missing:
+        why = "".join(f" ({test['not_run']})" for test in tests if name in _names(test))
+        title = story_of(name).title
+        found.append((f"{title}: required, and not run{why}", f"{title}: run the test; it is required."))
+    for test in tests:
+        if test["limit"] != NONE and not _names(test) & set(missing):
+            reason = f"{test['title']}: it has a limit, and was not run ({test['not_run']})"
+            found.append((reason, f"{test['title']}: run the test, or take its limit out of the settings."))
+    return found
+
+
+def _names(test: Mapping[str, Any]) -> set[str]:
+    """A test's id, with and without the distance."""
+    return {test["id"], test["id"].split("/")[0]}
+
+
+def _todo(overall: str, by_verdict: Mapping[str, Sequence[Mapping[str, Any]]], run: Sequence[str]) -> list[str]:
     remedies: dict[str, list[str]] = {}  # several tests may have the same one
     for test in by_verdict["failed"]:
         remedies.setdefault(test["remedy"], []).append(test["title"])
     again = [f"{'; '.join(titles)}: {remedy}" for remedy, titles in remedies.items()]
     more = [f"{test['title']}: add held-out patients. {test['smallest']}" for test in by_verdict["unclear"]]
-    more += [f"{story_of(name).title}: run the test; it is required." for name in missing]
+    more += run
     if overall == "failed":
         return [
             "Do not release.",
@@ -141,10 +155,13 @@ def _test_words(test: Mapping[str, Any], mode: str) -> dict[str, Any]:
         "not_run": test["not_run"],
         "exceeds_release": _exceeds_release(story.needs, mode),
         "result": result,
+        "copies": NONE,
+        "out_of_reach": False,
     }
     if result is None:
         return words
-    value, baseline = result["value"], result["baseline"]
+    value, baseline, details = result["value"], result["baseline"], result["details"]
+    attainable, at_most = details.get("attainable"), (limit or {}).get("at_most")
     is_epsilon = result["measure"] == "epsilon" or name.split("/")[0] == "canaries"
     return {
         **words,
@@ -153,15 +170,19 @@ def _test_words(test: Mapping[str, Any], mode: str) -> dict[str, Any]:
         "interval": interval_text(result["interval"]),
         "baseline": figure_text(baseline) if story.baseline_name else NONE,
         "control": figure_text(result["control"]),
-        "control_interval": interval_text(result["control_interval"]),
-        "control_name": "Rate for others" if result["measure"] == EXCESS else "Control",
+        "control_value": _value_and_interval({"value": result["control"], "interval": result["control_interval"]}),
+        "control_is": story.control if result["control"] is not None else "",
+        "control_name": "For held-out patients" if result["measure"] in EXCESS else "Control",
+        "strangers": _value_and_interval(details.get("validation_against_testing")),
+        "copies": figure_text(attainable),
+        "out_of_reach": None not in (attainable, at_most) and attainable <= at_most,
         "n": result["n"],
         "n_control": result["n_control"],
         "seed": NONE if result["seed"] is None else str(result["seed"]),
         "resolvable": figure_text(result["resolvable"]),
-        "smallest": _smallest(result),
-        "finding": _plain_finding(result, story.cases, story.kind),
-        "comparison": _comparison(result, story.kind),
+        "smallest": smallest_effect(name, result),
+        "finding": plain_finding(name, result, story),
+        "comparison": comparison(result, story.kind),
         "above_guessing": baseline is not None and interval_ends(result["interval"])[0] > baseline,
         "note": EPSILON_NOTE if is_epsilon else "",
         "curve": result.get("curve") or [],
@@ -185,76 +206,11 @@ def _limit_text(limit: Mapping[str, Any] | None) -> str:
     return interval_text((low, high))
 
 
-def _smallest(result: Mapping[str, Any]) -> str:
-    patients = f"{result['n']} patients" + (f" and {result['n_control']} others" if result["n_control"] else "")
-    if result["resolvable"] == 0:
-        return f"Counted over {patients}, not estimated from a sample."
-    if result["resolvable"] is None:
-        return f"{patients}; the smallest effect that they could have shown is not stated."
-    return (
-        f"{patients} could have shown a distance of {figure_text(result['resolvable'])} or more from "
-        f"{figure_text(result['baseline'])}; anything smaller would have gone unseen."
-    )
-
-
-def _plain_finding(result: Mapping[str, Any], cases: str, kind: str) -> str:
-    value, measure = result["value"], result["measure"]
-    if value is None:
-        return "No figure could be computed."
-    hundred = f"{abs(100 * value):.1f}".removesuffix(".0").replace("-", "−")
-    if measure in PAIRWISE:
-        return (
-            f"Shown {cases}, the attacker is right {hundred} times in 100. Tossing a coin is right "
-            f"{figure_text(100 * result['baseline']).rstrip('0').rstrip('.')} times."
-        )
-    if measure == EXCESS:
-        more = "less" if value < 0 else "more"
-        return f"In 100 tries it succeeds {hundred} times {more} often with training patients than with others."
-    if measure == "share" and kind == "screening":
-        return f"Of 100 synthetic images, {hundred} lie nearer to a training patient than to others; by chance 50 do."
-    if measure in ("share", "rate"):
-        return f"That is {hundred} in 100."
-    return f"The lower bound of epsilon is {figure_text(value)}." if measure == "epsilon" else ""
-
-
-def _comparison(result: Mapping[str, Any], kind: str) -> str:
-    baseline, (low, high) = result["baseline"], interval_ends(result["interval"])
-    if kind == "safeguard" or baseline is None:
+def _value_and_interval(figures: Mapping[str, Any] | None) -> str:
+    if not figures:
         return ""
-    if low == -math.inf and high == math.inf:
-        return "There is no interval, so that nothing follows from the figure."
-    if low > baseline:
-        said = "The whole interval lies above what guessing gives: the effect is there."
-    elif high < baseline and kind == "screening":
-        said = "The whole interval lies below it: the images keep farther from training patients than from others."
-    elif high < baseline:
-        said = (
-            "The whole interval lies below what guessing gives. Turned round the attack would work to this degree, or "
-            "the two groups of patients differ for another reason: compare the control."
-        )
-    else:
-        said = "The interval contains what guessing gives: no effect is shown."
-    low, high = interval_ends(result["control_interval"])
-    if baseline == HALF and not low <= baseline <= high:
-        said += (
-            " The control finds something where nothing is to be found, so that groups of these patients differ by "
-            "themselves; the finding may have the same cause."
-        )
-    return said
-
-
-def _k_line(k: int | None) -> str:
-    if k is None:
-        return (
-            "The starting points of the synthetic images are not means of groups of patients (no k-same), so that "
-            f"there is no nominal risk 1/k to compare with the {K_LIMIT} of EMA Policy 0070 and Health Canada."
-        )
-    relation = "within" if 1 / k <= K_LIMIT else "above"
-    return (
-        f"Each starting point of the synthetic images is the mean of at least k = {k} patients: a nominal risk of "
-        f"1/{k} = {figure_text(1 / k)}, {relation} the {K_LIMIT} of EMA Policy 0070 and Health Canada. It is about "
-        "starting points only: the generator was trained on every patient."
-    )
+    interval = interval_text(figures["interval"])
+    return figure_text(figures["value"]) + ("" if interval == NONE else f" ({interval})")
 
 
 def _class_counts(counts: Mapping[str, int], classes: Mapping[str, str]) -> str:
@@ -315,7 +271,7 @@ def _subgroups(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
             for group, figures in groups.items():
                 line = {"attribute": attribute, "group": group, "trained_on": ROWS.get(name, name)}
                 lines.append({**line, **{key: figure_text(figures.get(key)) for key in ("n", "accuracy", "auroc")}})
-    return sorted(lines, key=lambda line: (line["attribute"], line["group"]))
+    return sorted(lines, key=lambda line: (line["attribute"], line["group"] == SMALLER, line["group"]))
 
 
 def plain_pairs(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

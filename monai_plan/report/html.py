@@ -7,16 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from monai_plan.report.certificate_words import (
-    EXCESS,
-    HALF,
-    certificate_words,
-    detail_name,
-    figure_text,
-    interval_text,
-    plain_pairs,
-    plain_text,
-)
+from monai_plan.report.certificate_words import TOLD_APART, certificate_words, detail_name, plain_pairs, plain_text
+from monai_plan.report.finding_words import EXCESS, HALF, figure_text, interval_text
 from monai_plan.report.render import fill_template
 from monai_plan.report.verdicts import interval_ends
 
@@ -48,7 +40,8 @@ def certificate_html(
     words = certificate_words(certificate)
     for test in words["tests"]:
         if test["result"] is not None:
-            test["details"] = _detail_blocks(test["result"]["details"])
+            details = test["result"]["details"]
+            test["details"] = _detail_blocks({name: details[name] for name in details if name not in TOLD_APART})
             test["roc"] = _roc(test["curve"])
     return fill_template(
         "certificate.html.j2",
@@ -98,7 +91,7 @@ def _plot(title: str, pairs: Sequence[tuple[Any, Any]], axis: tuple[float, float
     rows = []
     for test, words in pairs:
         result, limit = test["result"], test["limit"]
-        comparable = result["control"] is not None and result["measure"] != EXCESS
+        comparable = result["control"] is not None and result["measure"] not in EXCESS
         allowed = None
         if limit is not None:
             bounds = [limit.get("at_least"), limit.get("at_most")]
@@ -127,7 +120,7 @@ def _axis(tests: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
         result, limit = test["result"], test["limit"] or {}
         shown = [result["value"], result["baseline"], limit.get("at_least"), limit.get("at_most")]
         shown += result["interval"] or ()
-        if result["measure"] != EXCESS:
+        if result["measure"] not in EXCESS:
             shown += [result["control"], *(result["control_interval"] or ())]
         known += [value for value in shown if value is not None]
     low, high = min(known), max(known)

@@ -19,8 +19,8 @@ THREAT: dict[str, dict[str, Any]] = {
         "can": [
             "render more images than the checked points, and no gate judges those",
             "search for the point that redraws a given real image (invert it), and compare how well that works",
-            "estimate from the points of a path where it began and ended: those ends are means of patients and are not "
-            "released themselves",
+            "estimate from the points of a path where it began and ended: those ends are made from groups of patients "
+            "and are not released themselves",
             "do all that the receiver of images can do",
         ],
         "cannot": "The receiver does not hold real images, the discriminator, the gate, or the list of patients behind "
@@ -41,7 +41,7 @@ THREAT: dict[str, dict[str, Any]] = {
 """By the mode of release."""
 OVERALL = {
     "passed": {
-        "sentence": "Every test that had a limit kept it, and every required test was run.",
+        "sentence": "Every test that had a limit was run and kept it, and every required test was run.",
         "means": "The attacks of this document, carried out on these data, found no more than the limits allow. The "
         "limits were set before the audit began.",
         "means_not": "It does not mean that the images are anonymous in the sense of the law, that no other attack can "
@@ -76,9 +76,14 @@ DETAIL_NAMES = {
     "mml_reference": "the same of held-out patients' images to training patients",
     "mml_training": "mean distance to the nearest training patient",
     "n": "patients",
+    "near": "near-copies",
     "nndr": "nearest over second nearest patient, median",
     "planted": "Copies found, by alteration and strength",
+    "quantile": "unseen patients this near to a training patient",
     "rate_interval_95": "95 % interval of the rate",
+    "share_interval_95": "95 % interval of the share",
+    "smallest_group": "patients in the smallest group",
+    "spread": "starting points drawn apart",
     "top_1": "own patient is the nearest (real images)",
     "tpr": "patients found",
     "tpr_at_fpr": "Patients found, at a rate of false alarms of",

@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["interval_ends", "missing_tests", "overall_verdict", "verdict_of"]
+__all__ = ["interval_ends", "missing_tests", "overall_verdict", "require_limits", "verdict_of"]
 
 FAILED, NO_LIMIT, NOT_RUN, PASSED, UNCLEAR = "failed", "no limit", "not run", "passed", "unclear"
+NO_UPPER_END = ("canaries",)
+"""Tests whose figure is a lower bound."""
+
+
+def require_limits(limits: Mapping[str, Any], tests: Collection[str], required: Sequence[str] = ()) -> None:
+    """Refuse, before an audit, limits that no test would ever be held to, or that none can keep.
+
+    Args:
+        limits: test's id, without a distance, to ``{"at_most": number, "at_least": number}`` or one of both.
+        tests: ids of the tests that an audit has, without distances.
+        required: ids of tests without which nothing passes, with or without a distance.
+
+    Raises:
+        ValueError: an unknown test, a bound that is no finite number, no bound at all, bounds in the wrong order, or an
+            upper bound of a figure that is itself a lower bound.
+    """
+    if unknown := [name for name in limits if name not in tests]:
+        raise ValueError(
+            f"limits for {', '.join(unknown)}, and the tests are {', '.join(tests)}. Correct the names; a limit holds "
+            "for every distance that its test is made with"
+        )
+    if unknown := [name for name in required if name.partition("/")[0] not in tests]:
+        raise ValueError(
+            f"{', '.join(unknown)} required, and the tests are {', '.join(tests)}. Correct the names: what is never "
+            "run keeps every release from passing"
+        )
+    for name, limit in limits.items():
+        if not isinstance(limit, Mapping) or not set(limit) <= {"at_least", "at_most"}:
+            raise ValueError(f'the limit of {name} is {limit!r}; write it as {{"at_most": 0.6, "at_least": 0.4}}')
+        _bounds(name, limit)
 
 
 def verdict_of(test: Mapping[str, Any]) -> str:
@@ -23,8 +53,8 @@ def verdict_of(test: Mapping[str, Any]) -> str:
         "unclear": neither; "not run"; "no limit": reported only.
 
     Raises:
-        ValueError: the limit is of another figure than the value, allows nothing or everything, or the interval is
-            reversed.
+        ValueError: the limit is of another figure than the value, or makes no sense (see :func:`require_limits`), or
+            the interval is reversed.
     """
     result, limit = test.get("result"), test.get("limit")
     if limit is not None:
@@ -49,13 +79,13 @@ def overall_verdict(tests: Sequence[Mapping[str, Any]], required: Sequence[str] 
         required: ids of tests without which nothing passes, see :func:`missing_tests`.
 
     Returns:
-        "failed": a test failed; "passed": every test with a limit that was run passed, at least one did, and every
-        required one was run; else "unclear".
+        "failed": a test failed; "passed": every test with a limit was run and passed, there is at least one, and every
+        required one was run; else "unclear". A test that cannot be run must not have a limit.
     """
-    found = {verdict_of(test) for test in tests}
-    if FAILED in found:
+    if FAILED in map(verdict_of, tests):
         return FAILED
-    return PASSED if PASSED in found and UNCLEAR not in found and not missing_tests(tests, required) else UNCLEAR
+    judged = {verdict_of(test) for test in tests if test.get("limit") is not None}
+    return PASSED if judged == {PASSED} and not missing_tests(tests, required) else UNCLEAR
 
 
 def missing_tests(tests: Sequence[Mapping[str, Any]], required: Sequence[str]) -> list[str]:
@@ -87,8 +117,19 @@ def _bounds(name: Any, limit: Mapping[str, Any]) -> tuple[float, float]:
         raise ValueError(
             f"the limit of '{name}' sets no bound, and everything would pass; give it at_most or at_least in the config"
         )
+    for bound in (at_least, at_most):
+        if bound is not None and (type(bound) not in (int, float) or not math.isfinite(bound)):
+            raise ValueError(
+                f"the limit of {name} has the bound {bound!r}, which is no finite number; write it as "
+                '{"at_most": 0.6, "at_least": 0.4} in the config'
+            )
+    if at_most is not None and str(name).partition("/")[0] in NO_UPPER_END:
+        raise ValueError(
+            f"the limit of '{name}' is at most {at_most}, and its figure is a lower bound: its interval has no upper "
+            "end and keeps no such limit. Leave the limit out; the figure is reported all the same"
+        )
     low, high = -math.inf if at_least is None else at_least, math.inf if at_most is None else at_most
-    if not low <= high:
+    if low > high:
         raise ValueError(
             f"the limit of '{name}' is at least {low} and at most {high}, which nothing can keep; they may be swapped "
             "in the config"

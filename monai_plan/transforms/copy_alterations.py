@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from monai_plan.utils import generator_for
 
 __all__ = ["COPY_ALTERATIONS", "CopyAlteration", "RandomCopies", "planted_copies"]
 
-Image, _ = optional_import("PIL.Image")
+Image, _ = optional_import("PIL.Image", descriptor='JPEG copies need Pillow: pip install "monai_plan[images]"')
 
 STRENGTHS = ("light", "medium", "strong")
 _ELASTIC_GRID = 4  # control points along each side: a warp of a quarter of the image
@@ -34,8 +34,8 @@ class CopyAlteration:
     Attributes:
         unit: what a strength measures.
         strengths: the light one, and where there are more the medium and the strong one.
-        apply: images [B, C, H, W] in [-1, 1], strengths [B], other patients' images (of the first's shape) and a
-            generator (on the CPU) -> altered images.
+        apply: images [B, C, H, W] in [-1, 1], strengths [B], other patients' images (of the first's shape, on any
+            device) and a generator (on the CPU) -> altered images.
     """
 
     unit: str
@@ -58,9 +58,17 @@ class CopyAlteration:
 
 
 def planted_copies(
-    images: torch.Tensor, alteration: str, strength: str | float, seed: int, hosts: torch.Tensor | None = None
+    images: torch.Tensor,
+    alteration: str,
+    strength: str | float,
+    seed: int,
+    hosts: torch.Tensor | None = None,
+    rows: Sequence[int] | None = None,
 ) -> torch.Tensor:
     """Altered copies of images.
+
+    An image's copy depends on the seed and on its row, not on the other rows asked for: copies made a few at a time
+    are the same bits as those made at once.
 
     Args:
         images: float, shape [B, C, H, W], range [-1, 1].
@@ -68,10 +76,11 @@ def planted_copies(
         strength: ``"light"``, ``"medium"``, ``"strong"``, or a number in the alteration's unit.
         seed: of the directions, places and noise; drawn for each image.
         hosts: images of other patients for ``"paste"``, shape [M, C, H, W], used in turn; by default the image before
-            in the batch (the first takes the last).
+            (the first takes the last).
+        rows: the images to copy, R of 0 .. B - 1; by default all.
 
     Returns:
-        float, shape [B, C, H, W], range [-1, 1], on the images' device.
+        float, shape [R, C, H, W], range [-1, 1], on the images' device.
 
     Raises:
         ValueError: no such alteration or strength, or ``"paste"`` of a single image without hosts.
@@ -79,15 +88,17 @@ def planted_copies(
     """
     if alteration not in COPY_ALTERATIONS:
         raise ValueError(f'no alteration "{alteration}"; known are {", ".join(COPY_ALTERATIONS)}')
-    if hosts is None:
-        if alteration == "paste" and len(images) == 1:
-            raise ValueError("one image cannot be pasted into another patient's; give hosts, images of other patients")
-        hosts = images.roll(1, dims=0)
-    hosts = hosts[torch.arange(len(images)) % len(hosts)].to(images)
+    if hosts is None and alteration == "paste" and len(images) == 1:
+        raise ValueError("one image cannot be pasted into another patient's; give hosts, images of other patients")
     amount = COPY_ALTERATIONS[alteration].amount(strength)
-    rng = generator_for(seed, "planted copies", alteration, repr(amount))
-    amounts = torch.full((len(images),), amount)
-    return COPY_ALTERATIONS[alteration].apply(images, amounts, hosts, rng).clamp(-1, 1)
+    amounts = torch.tensor([amount])
+    rows = range(len(images)) if rows is None else rows
+    copies = images.new_empty((len(rows), *images.shape[1:]))
+    for place, row in enumerate(rows):  # one by one: sums over a batch round otherwise than those over an image
+        rng = generator_for(seed, "planted copies", alteration, repr(amount), row)
+        host = images[row - 1] if hosts is None else hosts[row % len(hosts)]
+        copies[place] = COPY_ALTERATIONS[alteration].apply(images[row][None], amounts, host[None], rng)[0]
+    return copies.clamp_(-1, 1)
 
 
 class RandomCopies:
@@ -223,7 +234,7 @@ def _brightness(images: torch.Tensor, amounts: torch.Tensor, hosts: torch.Tensor
 def _paste(images: torch.Tensor, amounts: torch.Tensor, hosts: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """A rectangle of the image's shape, at its own place, in the host."""
     height, width = images.shape[2:]
-    pasted = hosts.clone()
+    pasted = hosts.to(images, copy=True)
     places = torch.rand(len(images), 2, generator=rng)
     for row, (area, (down, right)) in enumerate(zip(amounts.tolist(), places.tolist(), strict=True)):
         tall, wide = round(height * math.sqrt(area)), round(width * math.sqrt(area))

@@ -14,5 +14,6 @@ class PlanKeys(StrEnum):
     LABEL = "label"
     PATIENT = "patient_id"
     GROUP = "group_id"
+    CANARY = "canary"
     PATH_ID = "path_id"
     POSITION = "position"

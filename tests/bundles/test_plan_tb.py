@@ -32,6 +32,7 @@ SHIPPED = {  # file -> its room
     "guide.safetensors": "private",
     "gate.safetensors": "private",
     "discriminator.safetensors": "private",
+    "ledger.json": "private",
     "identity.pt": "private",
     "latents.safetensors": "private",
 }
@@ -177,7 +178,7 @@ def test_the_audit_writes_its_certificate(stage_run):
     run(job.workflow(**{"audit#show_real_images": True, "subgroups": ["visit"]}))
     folder = job.output / "certificate"
     assert {path.name for path in folder.iterdir()} == {
-        *("certificate.json", "certificate.html", "model_card.md", "datasheet.md")
+        *("certificate.json", "certificate.html", "model_card.md", "datasheet.md", "config.json")
     }
     record = json.loads((folder / "certificate.json").read_text())
     tests = {test["id"]: test for test in record["tests"]}

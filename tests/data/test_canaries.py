@@ -33,7 +33,9 @@ def test_a_seed_repeats_and_none_changes_nothing():
     assert plant_canaries(SPLITS, 0) == SPLITS
 
 
-@pytest.mark.parametrize("count, message", [(57, "has 56 patients"), (-1, "canaries"), (2.5, "canaries")])
+@pytest.mark.parametrize(
+    "count, message", [(57, "has 56 patients"), (-1, "canaries"), (2.5, "canaries"), (2, "from 3 on")]
+)
 def test_bad_counts(count, message):
     with pytest.raises(ValueError, match=message):
         plant_canaries(SPLITS, count)

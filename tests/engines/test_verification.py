@@ -68,6 +68,13 @@ def test_images_of_probed_patients_are_never_looked_at():
     assert torch.equal(found.network.layer.weight, again.network.layer.weight)
 
 
+def test_some_are_kept_out_by_name():
+    images, names, member = world(patients=20)
+    found = fit_verification(images, names, member, Linear(), unchanged, 1, unseen=("p0", "p1"), progress=False)
+    kept = {name for name, probed in zip(names, found.probe.tolist(), strict=True) if probed}
+    assert {"p0", "p1"} <= kept and len(kept) == 2 + 4 + 5  # and half of the 8 and 10 others
+
+
 def test_one_image_a_patient_becomes_two_views():
     images, names, member = world(visits=1)
     seen = []

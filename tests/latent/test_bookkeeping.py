@@ -11,6 +11,7 @@ from monai_plan.latent import (
     WalkSet,
     group_patients,
     grouping_in_use,
+    groups_behind,
     name_in_ledger,
     record_release,
     record_walks,
@@ -42,6 +43,14 @@ def test_walks_are_recorded_with_their_groups(files):
     assert record_walks(ledger_file, GROUPING, [walk_file]) == Ledger.load(ledger_file)
     touched = Ledger.load(ledger_file).touched("eve")
     assert (touched.anchor, touched.walks[0].images) == (3, ("0:1",))
+
+
+def test_the_groups_behind_walks(files, tmp_path):
+    ledger_file, walk_file = files
+    assert groups_behind(ledger_file, walk_file) is None  # no ledger yet
+    record_walks(ledger_file, GROUPING, [walk_file])
+    assert groups_behind(ledger_file, walk_file) == {"k": 2, "smallest_group": 2, "patients": 5, "spread": False}
+    assert groups_behind(ledger_file, walks([[3, 0]], seed=1).save(tmp_path / "others.safetensors")) is None
 
 
 def test_unreleased_walks_are_forgotten_and_released_ones_kept(files, tmp_path):

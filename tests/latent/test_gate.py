@@ -1,11 +1,22 @@
 """The gate: distances by hand, calibration's exact counts and interval, refusals, file."""
 
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from monai.utils import OptionalImportError, optional_import
 from torch import nn
 
 from monai_plan.latent import PrivacyGate
+from monai_plan.latent import gate as gate_module
 from monai_plan.networks.nets import IdentityEmbedder
+from monai_plan.transforms import copy_alterations
+from monai_plan.utils import root_cause
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "plan_tb"
 
 
 class AngleEmbedder(nn.Module):
@@ -109,17 +120,58 @@ def test_calibration_plants_copies(caplog, as_batches):
     gallery, holdout = flat_images([0.0, 0.0, 0.0, 0.0]), flat_images(0.3 + 0.01 * torch.arange(20))
     holdout[:2] = flat_images([0.01, 0.02])
     images = (iter([{"image": part} for part in of.split(3)]) if as_batches else of for of in (gallery, holdout))
-    gate = PrivacyGate.calibrate(Mean(), *images, planted=3, seed=1)
+    gate = PrivacyGate.calibrate(Mean(), *images, planted=20, seed=1)
     planted = gate.calibration["planted"]
     assert gate.threshold == pytest.approx(float(chord(0.02)), abs=1e-6)
     rates = {name: [row["rate"] for row in levels.values()] for name, levels in planted.items()}
     assert rates["flip"] == [1.0] and rates["exact"] == [1.0] and rates["rotate"] == rates["shift"] == [1.0] * 3
     assert rates["brightness"] == [0.0] * 3 and planted["brightness"]["light"]["amount"] == 0.1
-    assert planted["shift"]["light"]["interval_95"] == pytest.approx([0.025 ** (1 / 3), 1.0])
-    assert planted["shift"]["light"]["n"] == 3
-    # two hosts lie within reach of the gallery themselves, the third does not
-    assert planted["paste"]["light"]["rate"] == pytest.approx(2 / 3)
+    assert planted["shift"]["light"]["interval_95"] == pytest.approx([0.025 ** (1 / 4), 1.0])
+    assert planted["shift"]["light"]["n"] == 4  # there are no more
+    # two of the first four hosts lie within reach of the gallery themselves
+    assert planted["paste"]["light"]["rate"] == pytest.approx(2 / 4)
     assert "brightness 0.0 %" in caplog.text and "epochs" in caplog.text and "shift" not in caplog.text
+
+
+def test_copied_images_and_their_hosts_are_drawn_by_the_seed(monkeypatch):
+    """Three of eight and of 20: the same ones whatever the batches, each image in about 3/8 of 80 seeds."""
+    gallery, holdout = flat_images(0.001 * torch.arange(8)), flat_images(0.3 + 0.01 * torch.arange(20))
+    drawn = []
+
+    def note(distances, threshold, copied, hosts, seed, batch_size):
+        drawn.append([(images[:, 0, 0, 0].tolist(), len(images)) for images in (copied, hosts)])
+        return {}
+
+    monkeypatch.setattr(gate_module, "planted_sensitivity", note)
+    for seed in range(80):
+        PrivacyGate.calibrate(Mean(), gallery, holdout, planted=3, seed=seed)
+    at_once = list(drawn)
+    for seed in range(3):
+        streams = ([{"image": part} for part in of.split(3 + seed)] for of in (gallery, holdout))
+        PrivacyGate.calibrate(Mean(), *streams, planted=3, seed=seed)
+    assert drawn[80:] == at_once[:3] and all(count == 3 for sets in drawn for _, count in sets)
+    assert all(values == sorted(set(values)) for sets in drawn for values, _ in sets)  # no image twice
+    times = [sum(value in sets[0][0] for sets in at_once) for value in gallery[:, 0, 0, 0].tolist()]
+    assert sum(times) == 240 and min(times) >= 14 and max(times) <= 46  # 30, with a deviation of 4.3
+    assert len({tuple(sets[1][0]) for sets in at_once}) > 60
+
+
+@pytest.mark.parametrize("planted, refused", [(1000, True), (0, False)])
+def test_the_stage_looks_for_pillow_before_it_trains(monkeypatch, planted, refused):
+    """Only where copies will be planted."""
+    missing, _ = optional_import("no_pillow_here", descriptor="JPEG copies need Pillow")
+    monkeypatch.setattr(copy_alterations, "Image", missing)
+    config = json.loads((BUNDLE / "configs" / "train_gate.json").read_text())
+    checks = [check for check in config["+check"] if "@planted" in check]
+    assert len(checks) == 2 and config["initialize"][-1] == "@check" and config["planted"] == 1000
+    imports = json.loads((BUNDLE / "configs" / "train.json").read_text())["imports"]
+    parser = ConfigParser({"imports": imports, "planted": planted, "check": checks})
+    parser.parse()
+    with pytest.raises(RuntimeError) if refused else nullcontext() as caught:
+        parser.get_parsed_content("check")
+    if refused:
+        assert isinstance(root_cause(caught.value), OptionalImportError)
+        assert "JPEG copies need Pillow" in str(root_cause(caught.value))
 
 
 def test_nothing_is_planted_unasked():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from monai_plan.latent import PrivacyGate, gate_false_rejections, gate_planted_copies, planted_sensitivity
 from monai_plan.metrics.intervals import clopper_pearson
@@ -51,6 +52,53 @@ def test_planted_copies_by_hand():
     assert result.resolvable == pytest.approx((high - low) / 2)
 
 
+def test_control_is_the_share_of_light_copies_of_held_out_images():
+    """c's images, 0.02, lie within 0.1 of the gallery's 0: their copies are rejected but for brightness (0.2 off) and
+    the first's part in d's image (3/4 of 0.02 and 1/4 of 0.5). No copy of d's image is, also not the part in c's."""
+    training, held_out = flat(0.0, 0.0), flat(0.02, 0.02, 0.5)
+    result = gate_planted_copies(gate_of(training), training, ["a", "b"], held_out, ["c", "c", "d"])
+    assert result.control == pytest.approx(((11 / 13 + 12 / 13) / 2 + 0) / 2)
+    assert result.control_interval == pytest.approx(clopper_pearson(11.5 / 13, 2))
+    assert result.value == pytest.approx(12 / 13)  # parts of 0 in 0.02 are found, too
+    assert (result.details["worst"], result.details["worst_rate"]) == ("brightness", 0)
+
+
+def test_a_gate_that_rejects_everything_is_seen_by_its_control():
+    result = gate_planted_copies(gate_of(TRAINING, 2.0), TRAINING, ["a", "a", "b"], HELD_OUT[:1], ["c"])
+    assert result.value == result.control == result.details["worst_rate"] == 1
+    assert result.control_interval == pytest.approx((0.025, 1)) and result.details["breaks_down"] == []
+    false = gate_false_rejections(gate_of(TRAINING, 2.0), HELD_OUT, ["c", "d"])
+    assert false.value == 1
+
+
+class Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return made
+
+
+def test_memory_grows_with_the_batch_not_with_the_images():
+    """Nine images of 256 px in colour (one in memory, nine times), two at a time: no tensor is larger than two."""
+    images = (torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(0)) - 0.5).expand(9, -1, -1, -1)
+    judged = []
+
+    def distances(batch):
+        judged.append(len(batch))
+        return torch.zeros(len(batch))
+
+    with Largest() as largest:
+        planted_sensitivity(distances, 0.1, images, -images[:1], 0, batch_size=2)
+    assert set(judged) == {1, 2} and sum(judged) == 9 * sum(len(of.strengths) for of in COPY_ALTERATIONS.values())
+    assert largest.bytes == 2 * 3 * 256 * 256 * 4
+
+
 def test_every_patient_weighs_alike():
     """Of patient a, two of three images are found; of b the only one: (2/3 + 1) / 2."""
     gate = gate_of(flat(0.0))
@@ -68,6 +116,16 @@ def test_false_rejections_by_hand():
     assert result.value == pytest.approx(0.5) and result.interval == pytest.approx(clopper_pearson(1.5, 3))
     assert (result.n, result.baseline, result.control, result.seed) == (3, 0.2, None, None)
     assert result.details == {"threshold": 0.1, "images": 4}
+
+
+def test_copies_do_not_depend_on_the_batch_size():
+    images = torch.rand(5, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    seen = []
+    for size in (1, 2, 5, 64):
+        shown = []
+        planted_sensitivity(lambda batch: shown.extend(batch) or torch.zeros(len(batch)), 0.1, images, -images, 3, size)  # noqa: B023
+        seen.append(torch.stack(shown))
+    assert all(torch.equal(seen[0], other) for other in seen[1:])
 
 
 def test_sensitivity_counts_images_and_replays():

@@ -39,10 +39,11 @@ def test_per_patient_by_hand(reduce, expected):
 
 def test_halves_are_disjoint_members_and_replayed():
     patients = real("abcdexy", "mmmmmhh")
-    halves = patients.halves(50, seed=3)
-    assert halves.shape == (50, 2, 2) and int(halves.max()) == 4
-    assert all(len(set(pair.flatten().tolist())) == 4 for pair in halves)
-    assert torch.equal(halves, patients.halves(50, seed=3)) and not torch.equal(halves, patients.halves(50, seed=4))
+    drawn = [torch.cat(patients.halves(seed)) for seed in range(50)]
+    assert all(len(set(pair.tolist())) == 4 and int(pair.max()) < 5 for pair in drawn)
+    assert {int(pair[0]) for pair in drawn} == {0, 1, 2, 3, 4}
+    assert torch.equal(drawn[3], torch.cat(patients.halves(3)))
+    assert [group.tolist() for group in patients.groups] == [[0, 1, 2, 3, 4], [5, 6]]
 
 
 @pytest.mark.parametrize(

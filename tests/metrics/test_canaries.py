@@ -73,9 +73,19 @@ def test_exposed_canaries_are_found():
     included = torch.rand(300, generator=rng) < 0.5
     result = canary_audit(torch.randn(300, generator=rng) + 3 * included, included, seed=0)
     assert 1.5 < result.value < result.details["largest_bound"] and result.control < 0.2
+    assert result.control_interval == (result.control, math.inf)
     assert 0 < result.resolvable < 0.6
     blind = canary_audit(torch.zeros(300), included, seed=0)
     assert blind.value < 0.5
+
+
+def test_the_control_is_a_single_permutation():
+    """Of 60 canaries that are told without a mistake, a permutation tells about half: a bound above 0 is rare."""
+    included = torch.arange(60) % 2 == 0
+    controls = [canary_audit(included.double(), included, seed=seed).control for seed in range(60)]
+    assert sum(control > 0 for control in controls) <= 9  # P(more) = 0.002 at 5 %
+    bounds = {one_run_epsilon(correct, 40, 60) for correct in range(41)}
+    assert set(controls) <= bounds  # a mean over permutations would lie between
 
 
 @pytest.mark.parametrize(

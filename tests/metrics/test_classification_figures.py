@@ -53,9 +53,15 @@ def test_calibration_by_hand():
 
 def test_subgroups():
     probabilities, labels = simulated(40, 2)
-    groups = {"sex": ["F"] * 25 + ["M"] * 9 + ["X"] * 6, "view": ["AP" if label else "PA" for label in labels.tolist()]}
+    groups = {
+        "sex": ["F"] * 25 + ["M"] * 9 + ["X"] * 6,
+        "view": ["AP" if label else "PA" for label in labels.tolist()],
+        "age": ["93"] + ["40"] * 39,
+    }
     row = classification_figures(probabilities, labels, groups)["subgroups"]
-    assert row["sex"]["M"] == {"n": 9} and row["sex"]["F"]["n"] == 25
+    assert set(row["sex"]) == {"F", "smaller groups"} and row["sex"]["smaller groups"] == {"n": 15}
+    assert row["age"]["smaller groups"] == {"n": 1} and set(row["age"]) == {"40", "smaller groups"}
+    assert row["sex"]["F"]["n"] == 25 and "smaller groups" not in row["view"]
     inside = classification_figures(probabilities[:25], labels[:25])
     assert row["sex"]["F"]["auroc"] == inside["auroc"] and row["sex"]["F"]["accuracy"] == inside["accuracy"]
     assert row["view"]["AP"]["auroc"] is None and row["view"]["AP"]["n"] == 20

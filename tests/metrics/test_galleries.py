@@ -31,7 +31,7 @@ def test_spread_of_a_difference_of_means(spread):
         return values[members].mean() - values[held_out].mean()
 
     expected = (values[:60].var() / 60 + values[60:].var() / 30).sqrt()
-    assert float(spread(difference, real, seed=0, draws=1000)) == pytest.approx(float(expected), rel=0.1)
+    assert float(spread(difference, *real.groups, seed=0, draws=1000)) == pytest.approx(float(expected), rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,21 @@ from attack_worlds import column, patients, world
 from monai_plan.metrics import (
     clopper_pearson,
     density_ratio_scores,
+    density_ratio_spread,
     membership_attack,
     nearest_synthetic_scores,
     rates_at_low_false_positives,
+    separation_with_interval,
 )
 
 
 def attack(synthetic, points, real, seed=0, density=False):
     to_real, among_real = torch.cdist(synthetic, points), torch.cdist(points, points)
-    scores = density_ratio_scores(to_real, among_real, real, 3, seed) if density else nearest_synthetic_scores(to_real)
-    return membership_attack("membership_distance", scores, real, seed)
+    if not density:
+        return membership_attack("membership_distance", nearest_synthetic_scores(to_real), real, seed)
+    scores = density_ratio_scores(to_real, among_real, real, 3, seed)
+    spread = density_ratio_spread(to_real, among_real, real, 3, seed, draws=30)
+    return membership_attack("membership_density", scores, real, seed, spread=spread)
 
 
 def test_a_patient_has_their_largest_score():
@@ -50,8 +55,7 @@ def test_ties_keep_the_false_positive_rate():
 def test_copies_are_found_and_members_are_alike(images, density):
     result = attack(*world(0, images=images, synthetic=120, leak=True), density=density)
     assert result.interval[0] > 0.8
-    assert result.control == pytest.approx(0.5, abs=0.02)
-    assert result.control_interval[0] < 0.5 < result.control_interval[1]
+    assert result.control_interval[0] < 0.5 < result.control_interval[1] < 0.9
     assert len(result.curve) <= 41 and result.curve[0] == (0, 0) and result.curve[-1] == (1, 1)
     rates = [rate for point in zip(result.curve, result.curve[1:], strict=False) for rate in zip(*point, strict=True)]
     assert all(before <= after for before, after in rates)
@@ -64,13 +68,45 @@ def test_holes_around_members_are_a_finding():
     assert attack(synthetic[far], points, real).interval[1] < 0.5
 
 
-@pytest.mark.parametrize(("density", "allowed"), [(False, 6), (True, 9)])  # P(more) = 0.003; 0.01 at 90 % coverage
-def test_nothing_is_found_where_nothing_leaks(density, allowed):
-    misses = 0
-    for seed in range(40):
-        low, high = attack(*world(seed), seed=seed, density=density).interval
-        misses += not low <= 0.5 <= high
-    assert misses <= allowed
+@pytest.mark.parametrize("density", [False, True])
+def test_nothing_is_found_where_nothing_leaks(density):
+    results = [attack(*world(seed), seed=seed, density=density) for seed in range(40)]
+    for intervals in ([r.interval for r in results], [r.control_interval for r in results]):
+        assert sum(not low <= 0.5 <= high for low, high in intervals) <= 6  # P(more) = 0.003
+
+
+def test_the_control_is_one_half_of_the_members_against_the_other():
+    real = patients(40, 20)
+    scores = torch.randn(60, generator=torch.Generator().manual_seed(0)).double()
+    first, second = real.halves(seed=5)
+    expected = separation_with_interval(scores[first], scores[second])
+    result = membership_attack("membership_distance", scores, real, seed=5)
+    assert (result.control, result.control_interval) == expected
+    # members of two kinds: halves differ by what chance deals them, which a mean over many halves would hide
+    uneven = torch.where(torch.arange(60) < 20, scores + 100, scores)
+    controls = [membership_attack("membership_distance", uneven, real, seed=seed).control for seed in range(20)]
+    assert max(controls) - min(controls) > 0.2
+
+
+def test_a_further_spread_widens_the_interval_by_hand():
+    """DeLong's half width h and the spread s: sqrt(h^2 + (1.96 s)^2)."""
+    scores, real = torch.randn(60, generator=torch.Generator().manual_seed(0)), patients(40, 20)
+    narrow = membership_attack("membership_density", scores, real, seed=0)
+    wide = membership_attack("membership_density", scores, real, seed=0, spread=0.05)
+    half = (narrow.interval[1] - narrow.interval[0]) / 2
+    assert wide.interval[1] - wide.value == pytest.approx((half**2 + (1.959964 * 0.05) ** 2) ** 0.5)
+    assert wide.resolvable > narrow.resolvable and wide.control_interval == narrow.control_interval
+
+
+def test_references_have_a_spread_that_shrinks_with_their_number():
+    spreads = []
+    for held_out in (10, 80):
+        synthetic, points, real = world(0, held_out=held_out)
+        to_real, among_real = torch.cdist(synthetic, points), torch.cdist(points, points)
+        spreads.append(density_ratio_spread(to_real, among_real, real, 3))
+    assert 0 < 1.5 * spreads[1] < spreads[0] < 0.2
+    few = patients(2, 3)
+    assert density_ratio_spread(torch.ones(4, 5), torch.ones(5, 5), few, 1) == 0
 
 
 def test_density_by_hand():

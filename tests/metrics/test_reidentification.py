@@ -6,7 +6,8 @@ import pytest
 import torch
 from attack_worlds import column, patients, world
 
-from monai_plan.metrics import reidentification
+from monai_plan.metrics import reidentification, separation_with_interval
+from monai_plan.metrics.reidentification import _verification_auroc
 
 
 def attack(synthetic, points, real, seed=0, **options):
@@ -58,6 +59,34 @@ def test_copies_are_linked(images):
         assert result.details["verification_auroc"] > 0.95 and result.details["top_1"]["rate"] > 0.8
 
 
+def test_a_few_copies_are_linked():
+    """One synthetic image in twenty is a copy, each of another patient; the others are images of strangers."""
+    synthetic, points, real = world(0, members=40, held_out=40, images=2, synthetic=400)
+    before = attack(synthetic[20:], points, real)
+    synthetic[:20] = points[0:40:2] + 0.01 * synthetic[:20]
+    assert attack(synthetic, points, real).value - before.value == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_attainable_is_what_copies_give(share):
+    """All members copied exactly, or as many strangers besides, whom the network was trained on."""
+    _, points, real = world(0, members=60, held_out=21, images=2)
+    result = attack(points[real.member], points, real, members_share=share)
+    assert result.details["attainable"] == pytest.approx(share * result.value)
+    assert result.value == pytest.approx(20 / 60, abs=0.1)  # twenty of sixty are in a gallery
+
+
+def test_the_auroc_of_pairs_by_chunks():
+    points = torch.arange(40.0) ** 1.5 % 7
+    distances, numbers = (points[:, None] - points).abs().round(), torch.arange(40) // 3
+    first, second = torch.triu_indices(40, 40, offset=1)
+    same = numbers[first] == numbers[second]
+    pairs = -distances[first, second]
+    expected = separation_with_interval(pairs[same], pairs[~same])[0]
+    for rows in (1, 7, 64):
+        assert _verification_auroc(distances, numbers, rows) == pytest.approx(expected)
+
+
 def test_nothing_is_found_where_nothing_leaks():
     misses = 0
     for seed in range(20):
@@ -76,3 +105,9 @@ def test_no_links_at_all_leave_an_honest_interval():
 def test_bad_false_match_is_refused(false_match):
     with pytest.raises(ValueError, match=f"false_match is {false_match}"):
         attack(*world(0), false_match=false_match)
+
+
+@pytest.mark.parametrize("share", [0, 1.5])
+def test_bad_share_of_the_members_is_refused(share):
+    with pytest.raises(ValueError, match=f"members_share is {share}"):
+        attack(*world(0), members_share=share)

@@ -46,18 +46,18 @@ def test_many_models_have_a_variance_for_each_patient():
 
 def test_remembered_patients_are_found():
     result = shadow_membership(*simulated(0, models=12, patients=60, effect=2.0), seed=0)
-    assert result.interval[0] > 0.8 and result.control == pytest.approx(0.5, abs=0.08)
-    assert result.control_interval[0] < 0.5 < result.control_interval[1]
+    assert result.interval[0] > 0.8
+    assert result.control_interval[0] < 0.5 < result.control_interval[1] < 0.7
     assert len(result.details["per_model"]) == 12 and 0 < result.resolvable < 0.15
     assert result.details["pooled_tpr_at_fpr"]["0.1"] > 0.3
 
 
 def test_nothing_is_found_where_nothing_is_remembered():
-    misses = 0
-    for seed in range(6):
-        low, high = shadow_membership(*simulated(seed, models=8, patients=30, effect=0.0), seed=seed).interval
-        misses += not low <= 0.5 <= high
-    assert misses <= 2  # P(more) = 0.002 at 95 % coverage
+    results = [shadow_membership(*simulated(s, models=8, patients=30, effect=0.0), seed=s) for s in range(6)]
+    for intervals in ([r.interval for r in results], [r.control_interval for r in results]):
+        assert sum(not low <= 0.5 <= high for low, high in intervals) <= 2  # P(more) = 0.002 at 95 % coverage
+    controls = [r.control for r in results]
+    assert max(controls) - min(controls) > 0.02  # single exchanges; means over fifty differ by less than 0.01
 
 
 def test_perfect_knowledge_still_has_an_interval():

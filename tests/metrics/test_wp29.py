@@ -9,25 +9,51 @@ from attack_worlds import column, patients, world
 from monai_plan.metrics import difference_interval, inference, linkability, singling_out
 
 
-def single(synthetic, points, real, seed=0):
-    return singling_out(torch.cdist(synthetic, points), torch.cdist(synthetic, synthetic), real, seed)
+def single(synthetic, points, real, seed=0, part=0.5):
+    """With balls that reach half the way to the nearest other synthetic image, or another part of it."""
+    among = torch.cdist(synthetic, synthetic).fill_diagonal_(torch.inf)
+    return singling_out(torch.cdist(synthetic, points), part * among.amin(dim=1), real, seed)
 
 
 def test_singling_out_by_hand():
-    """Three synthetic images, two patients of a kind: the balls reach to the nearest other synthetic image.
+    """Balls: 0 within 10, 10 within 10, 30 within 20, all open.
 
-    Balls: 0 within 10, 10 within 10, 30 within 20, all open. Members 1 and 29: alone in all three. Held out 5 and 6:
-    together in the first two, and not in the third.
+    Members 1 and 29: alone in all three. Held out 5 and 6: together in the first two, and not in the third.
     """
-    result = single(column(0, 10, 30), column(1, 29, 5, 6), patients(2, 2))
-    assert result.details["expected_inside"] == 1.0  # one of the two others, one of two patients
+    result = single(column(0, 10, 30), column(1, 29, 5, 6), patients(2, 2), part=1)
     assert result.details["rate"] == 1.0 and result.control == 0.0 and result.value == 1.0
     assert result.details["naive"] == 0.5 and result.details["risk"] == 1.0
+    assert result.details["attainable"] == 1.0 and result.details["median_radius"] == 10
 
 
-def test_copies_are_singled_out():
-    result = single(*world(0, members=20, held_out=20, synthetic=60, leak=True))
-    assert result.interval[0] > 0 and result.details["rate"] > 0.6
+def test_a_ball_is_open_and_its_radius_is_given():
+    """Members at 1 and 2 of the synthetic image at 0: nobody, one and both lie strictly inside."""
+    distances = torch.cdist(column(0, 0, 0), column(1, 2, 50, 60))
+    result = singling_out(distances, torch.tensor([1.0, 2.0, 3.0]), patients(2, 2), seed=0)
+    assert result.details["rate"] == pytest.approx(1 / 3) and result.control == 0
+
+
+def test_copies_count_in_the_galleries_of_their_patient():
+    """Two of four members are drawn; each ball holds nobody but whom it was copied from."""
+    points = column(0, 10, 20, 30, 100, 110)
+    result = single(points[:4], points, patients(4, 2))
+    assert result.details["rate"] == result.details["attainable"] == pytest.approx(0.5)
+
+
+def test_one_copy_of_each_patient_is_found():
+    """Half of 300 synthetic images are copies of 150 patients, one each."""
+    synthetic, points, real = world(0, members=150, held_out=150, synthetic=300)
+    synthetic[:150] = points[:150] + 0.01 * synthetic[:150]
+    result = single(synthetic, points, real)
+    assert result.interval[0] > 0.35 and result.control < 0.1
+
+
+def test_a_few_copies_are_singled_out():
+    """One synthetic image in twenty is a copy."""
+    synthetic, points, real = world(0, members=100, held_out=100, synthetic=600)
+    synthetic[:30] = points[:30] + 0.01 * synthetic[:30]
+    result = single(synthetic, points, real)
+    assert result.interval[0] > 0.02 and result.value < 0.06
 
 
 def test_linkability_by_hand():
@@ -100,7 +126,9 @@ def test_nothing_is_found_where_nothing_leaks():
 @pytest.mark.parametrize(
     ("attack", "message"),
     [
-        (lambda: singling_out(torch.ones(3, 4), torch.ones(2, 2), patients(2, 2), 0), r"\(2, 2\) for 3 synthetic"),
+        (lambda: singling_out(torch.ones(3, 4), torch.ones(3, 3), patients(2, 2), 0), r"\(3, 3\) for 3 synthetic"),
+        (lambda: singling_out(torch.ones(2, 4), column(1, -1)[:, 0], patients(2, 2), 0), "1 negative"),
+        (lambda: singling_out(torch.ones(1, 4), torch.tensor([torch.inf]), patients(2, 2), 0), "1 infinite"),
         (lambda: linkability(torch.ones(4, 3), torch.ones(4, 2), patients(2, 2)), "3 and 2 synthetic images"),
         (lambda: linkability(torch.ones(4, 3), torch.ones(4, 3), patients(2, 2), 4), "neighbours is 4"),
         (lambda: inference(torch.ones(3, 4), torch.ones(2).long(), patients(2, 2)), r"\(2,\) for 3 synthetic"),

@@ -35,6 +35,10 @@ def case_of(name: str, found: Any, limit: Any = None) -> dict[str, Any]:
     return {"id": name, "result": found if ran else None, "not_run": None if ran else found, "limit": limit}
 
 
+def seen(attainable: float) -> dict[str, Any]:
+    return {"details": {"attainable": attainable}}
+
+
 def sample_tests() -> list[dict[str, Any]]:
     two_sided = {"figure": "value", "at_most": 0.6, "at_least": 0.4}
     excess = {"at_most": 0.05}
@@ -49,19 +53,24 @@ def sample_tests() -> list[dict[str, Any]]:
         for shift in (shift / 20,)
     }
     tests = [
-        ("screening/lpips_squeeze", 0.5134, [0.4612, 0.5656], "share", {"at_most": 0.6}, {}),
+        ("screening/lpips_squeeze", 0.5134, [0.4612, 0.5656], "share", {"at_most": 0.6}, seen(0.7301)),
         ("screening/embedding", 0.4417, [0.3911, 0.4923], "share", {"at_most": 0.6}, {}),
         ("membership_distance/lpips_squeeze", 0.5318, [0.4843, 0.5793], "AUROC", two_sided, {"curve": curve}),
         ("membership_distance/embedding", 0.4381, [0.3899, 0.4863], "AUROC", two_sided, {"curve": curve}),
         ("membership_network", 0.5072, [0.4655, 0.5489], "balanced accuracy", two_sided, {}),
         ("membership_discriminator", 0.7731, [0.7314, 0.8148], "AUROC", None, {"curve": curve}),
-        ("reidentification", -0.0123, [-0.0511, 0.0265], "excess rate", excess, {}),
+        ("reidentification", -0.0123, [-0.0511, 0.0265], "excess rate", excess, seen(0.0486)),
         ("singling_out", 0.0081, [-0.0119, 0.0281], "excess rate", excess, {}),
         ("inference", 0.0377, [-0.0212, 0.0966], "excess rate", {"at_most": 0.1}, {}),
         ("canaries", 0.3127, [0.3127, None], "epsilon", None, {"control": None, "control_interval": None}),
     ]
     found = [case_of(name, result(name, *figures, **more), limit) for name, *figures, limit, more in tests]
-    found[2]["result"]["details"] = {"distance": "lpips_squeeze", "tpr_at_fpr": rates}
+    strangers = {"value": 0.5222, "interval": [0.4333, 0.6111]}
+    found[2]["result"]["details"] = {
+        "distance": "lpips_squeeze",
+        "tpr_at_fpr": rates,
+        "validation_against_testing": strangers,
+    }
     found[8]["result"]["control_interval"] = None
     found += [
         case_of("membership_shadow", "it needs many generators trained on random halves of the patients"),
@@ -70,10 +79,17 @@ def sample_tests() -> list[dict[str, Any]]:
     gate = result("gate_planted_copies", 0.9963, [0.9911, 0.9988], "rate", baseline=0.05, details={"planted": planted})
     risk = {"baseline": 0.0, "control": None, "control_interval": None, "resolvable": 0.0, "seed": None}
     unknown = {"resolvable": None, "control": None, "control_interval": None}
-    same = result("k_same", 1 / 12, [1 / 12, 1 / 12], "nominal risk 1/k", **risk, details={"k": 12})
+    groups = {"k": 12, "smallest_group": 12, "patients": 455, "spread": True}
+    same = result("k_same", 1 / 12, [1 / 12, 1 / 12], "nominal risk 1/k", **{**risk, "n_control": 0}, details=groups)
+    copied = {"near": 68, "patients": 5, "synthetic_images": 2048, "share": 0.0332, "quantile": 0.0101}
+    near = result("near_copies", 0.0281, [0.0195, 0.0367], "excess share", details=copied, seed=7)
+    passed = {"images": 2048, "rejected": 0}
+    released = result("gate_released", 0.0, [0.0, 0.0], "rate", **{**risk, "resolvable": 1 / 2048}, details=passed)
     return [
         *found,
+        case_of("near_copies/lpips_squeeze", near, excess),
         case_of("gate_planted_copies", gate, {"at_least": 0.99}),
+        case_of("gate_released", released, {"at_most": 0.0}),
         case_of("k_same", same, {"at_most": 0.09}),
         case_of(
             "an_id_of_next_year/pixels",
@@ -92,7 +108,10 @@ def utility_row(shift: float) -> dict[str, Any]:
         "calibration_error": 0.041 + shift,
         "brier": None,
         "confusion": [[60, 8], [10, 54]],
-        "subgroups": {"sex": {"F": {"n": 61, "accuracy": 0.852 - shift, "auroc": 0.913 - shift}, "M": {"n": 71}}},
+        "subgroups": {
+            "age": {"smaller groups": {"n": 7}, "young": {"n": 125, "accuracy": 0.861 - shift, "auroc": None}},
+            "sex": {"F": {"n": 61, "accuracy": 0.852 - shift, "auroc": 0.913 - shift}, "M": {"n": 71}},
+        },
         "per_seed": [],
     }
 
@@ -149,5 +168,6 @@ def passing_record() -> dict[str, Any]:
     """The same with its passing tests alone."""
     record = sample_record()
     keep = ("screening/lpips_squeeze", "membership_distance/lpips_squeeze", "membership_network", "singling_out")
-    tests = [test for test in record["tests"] if test["id"] in (*keep, "gate_planted_copies", "k_same")]
+    safeguards = ("gate_planted_copies", "gate_released", "k_same")
+    tests = [test for test in record["tests"] if test["id"] in (*keep, *safeguards)]
     return {**record, "tests": tests}

@@ -8,6 +8,7 @@ from monai_plan.report import story_of
 
 IDS = [
     "screening",
+    "near_copies",
     "membership_distance",
     "membership_density",
     "membership_network",
@@ -21,6 +22,7 @@ IDS = [
     "canaries",
     "gate_planted_copies",
     "gate_false_rejections",
+    "gate_released",
     "k_same",
 ]
 

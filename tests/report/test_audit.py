@@ -18,10 +18,11 @@ from monai_plan.report import (
     audit_release,
     closest_pairs,
     print_verdict,
-    require_limits,
+    require_audit,
     write_certificate,
+    write_config,
 )
-from monai_plan.utils import generator_for
+from monai_plan.utils import generator_for, sha256_of
 
 SIZE = 32
 PATIENTS = {"training": 24, "validation": 20, "testing": 20}
@@ -108,7 +109,7 @@ def material(copies=False, **options):
 
 
 def targets(**options):
-    return AuditTargets(classifier=Classifier(), real_classifier=Classifier(), **options)
+    return AuditTargets(classifier=Classifier(), **options)
 
 
 def gate():
@@ -118,7 +119,8 @@ def gate():
 
 
 def audited(found, held, limits=None):
-    return audit_release(found, held, limits or {}, TABLE, pixels, {}, {"k": 1}, name="pictures")
+    utility = SimpleNamespace(measure=lambda: (TABLE, {"real": Classifier()}))
+    return audit_release(found, held, limits or {}, utility, pixels, {}, "0" * 64, name="pictures")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,8 @@ def clean():
         labels=torch.zeros(44, dtype=torch.int64),
         pixel_error=errors[torch.randperm(44, generator=torch.Generator().manual_seed(0))],
     )
-    held = targets(gate=gate(), discriminator=Realness(), inverted=inverted, k=12)
+    groups = {"k": 12, "smallest_group": 13, "patients": 24, "spread": False}
+    held = targets(gate=gate(), discriminator=Realness(), inverted=inverted, groups=groups)
     return audited(material(), held, {"membership_distance": {"at_least": 0.1, "at_most": 0.9}})
 
 
@@ -182,7 +185,8 @@ def test_what_the_record_says_of_data_and_targets(clean, copying):
     assert clean["synthetic"]["paths"] == 40 and clean["synthetic"]["gate_rejected"] == 3
     tests = by_id(clean)
     assert tests["membership_distance/pixels"]["limit"] == {"at_least": 0.1, "at_most": 0.9}
-    assert tests["k_same"]["result"]["value"] == pytest.approx(1 / 12)
+    assert tests["k_same"]["result"]["value"] == pytest.approx(1 / 13) and clean["release"]["k"] == 12
+    assert tests["gate_released"]["result"]["value"] == 0
     assert tests["membership_network"]["result"]["details"]["trained_on_real_images"]["value"] > 0
     assert tests["gate_planted_copies"]["result"]["details"]["planted"]["exact"]["light"]["rate"] == 1
     assert clean["utility"]["rows"] == {"real": ROW, "plan": {**ROW, "accuracy": 0.7}}
@@ -194,14 +198,18 @@ def test_equal_seeds_give_equal_findings(copying):
     assert again["tests"] == copying[1]["tests"]
 
 
-def test_coins_become_a_bound(monkeypatch):
+@pytest.mark.parametrize("copied, bound", [("those left in", (0.3, 9)), ("all", (0, 0.5))])
+def test_coins_become_a_bound(copied, bound):
+    """Of sixteen patients every second was left in; copies of them, or of all sixteen, are released."""
     planted = splits()
-    planted["canaries"] = [{**item, "canary": row % 2 == 0} for row, item in enumerate(planted["training"])]
-    planted["training"] = [item for item in planted["canaries"] if item["canary"]]
-    found = by_id(audited(replace(material(copies=True), splits=planted), targets()))["canaries"]["result"]
-    assert found["details"]["canaries"] == 24 and (found["n"], found["n_control"]) == (12, 12)
-    # its synthetic images copy all 24, so nothing can be told
-    assert found["value"] < 0.5
+    thrown = [{**item, "canary": row % 2 == 0} for row, item in enumerate(planted["training"][:16])]
+    planted["training"] = [item for item in thrown if item["canary"]] + planted["training"][16:]
+    planted["canaries"] = thrown
+    images = torch.stack([load(item)["image"] for item in thrown if item["canary"] or copied == "all"])
+    batch = {"image": images, "label": torch.zeros(len(images)), "path_id": torch.arange(len(images))}
+    found = by_id(audited(replace(material(), splits=planted, synthetic=[batch]), targets()))["canaries"]["result"]
+    assert found["details"]["canaries"] == 16 and (found["n"], found["n_control"]) == (8, 8)
+    assert bound[0] <= found["value"] <= bound[1]
 
 
 def test_the_certificate_of_it(tmp_path, clean, capsys):
@@ -223,19 +231,58 @@ def test_pairs_for_readers_who_may_see_them(copying):
     assert len(sheets) == 2 and all(png.startswith(b"\x89PNG") for png in sheets.values())
 
 
+LIMITS = {"screening": {"at_most": 0.6}}
+
+
 @pytest.mark.parametrize(
-    "limits, message",
+    "change, message",
     [
-        ({"membership": {"at_most": 0.6}}, "limits for membership, and the tests are screening"),
-        ({"screening": 0.6}, "write it as"),
-        ({"screening": {"most": 0.6}}, "write it as"),
-        ({"screening": {"at_most": "0.6"}}, "write it as"),
-        ({"screening": {}}, "write it as"),
+        ({"limits": {"membership": {"at_most": 0.6}}}, "membership"),
+        ({"limits": {"screening": {"at_most": 0.4, "at_least": 0.6}}}, "screening"),
+        ({"required": ["screening", "everything"]}, "everything"),
+        ({"mode": "all"}, "audit#mode is 'all'"),
+        ({"splits": {**splits(), "validation": [], "testing": splits()["testing"][:3]}}, "finds 3"),
     ],
 )
-def test_limits_that_would_hold_nothing(limits, message):
+def test_an_audit_that_could_not_be_finished(change, message):
+    good = {"splits": splits(), "limits": LIMITS, "required": ["screening"]}
+    require_audit(**good)
     with pytest.raises(ValueError, match=message):
-        require_limits(limits)
+        require_audit(**{**good, **change})
+
+
+def test_the_config_can_be_checked(tmp_path):
+    digest = write_config({"seed": 1, "dataset_dir": str(tmp_path), "k": {"at_most": 2}}, tmp_path)
+    assert digest == sha256_of(tmp_path / "config.json")
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1, "k": {"at_most": 2}}
+
+
+def test_of_many_patients_some_are_drawn():
+    few = material(patients=10)
+    assert (few.real.members, few.real.held_out) == (10, 10) and len(few.items) == 20
+    assert few.items == material(patients=10).items and few.items != material(patients=10, seed=1).items
+    images, patients = few.of_split("training")
+    assert len(images) == len(patients) == 10 and all(name.startswith("training-") for name in patients)
+
+
+def test_canaries_are_never_fitted_on():
+    planted = splits()
+    planted["canaries"] = [{**item, "canary": True} for item in planted["training"][:6]]
+    found = replace(material(), splits=planted)
+    named = dict(zip(found.real.patients, found.verification.probe.tolist(), strict=True))
+    assert all(named[item["patient_id"]] for item in planted["canaries"])
+
+
+def test_figures_of_quality_are_made_where_the_network_is():
+    class Elsewhere(nn.Module):
+        def forward(self, images):
+            assert images.device.type == "meta"
+            return torch.ones(len(images), 3)
+
+    with pytest.raises(AssertionError):
+        material().quality(Elsewhere())
+    # the figures themselves are of ones, so no more than that the images were moved is seen
+    replace(material(), device="meta").quality(lambda images: Elsewhere()(images) + torch.rand(len(images), 3))
 
 
 def test_a_loader_without_images():
@@ -243,14 +290,9 @@ def test_a_loader_without_images():
         _ = replace(material(), synthetic=[]).synthetic_images
 
 
-def test_an_unknown_mode():
-    with pytest.raises(ValueError, match="mode must be"):
-        audit_release(material(), targets(), {}, TABLE, pixels, {}, {}, name="", mode="all")
-
-
 def test_images_of_a_path_count_as_one():
     items = {"image": torch.zeros(5, 1, 2, 2), "label": torch.zeros(5), "path_id": torch.tensor([7, 3, 7, 3, 9])}
     found = replace(material(), synthetic=[items])
-    assert found.paths.tolist() == [1, 0, 1, 0, 2] and found.one_of_each_path().tolist() == [1, 0, 4]
+    assert found.paths.tolist() == [1, 0, 1, 0, 2]
     distances = torch.tensor([[5.0, 4, 3, 2, 1], [1, 2, 3, 4, 5]])
     assert found.to_paths(distances).tolist() == [[2, 3, 1], [2, 1, 5]]

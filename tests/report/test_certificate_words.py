@@ -1,41 +1,11 @@
-"""Figures as words."""
+"""What is said of a whole certificate."""
 
 import json
 
 import pytest
 from audit_records import case_of, passing_record, result, sample_record
 
-from monai_plan.report import certificate_words, figure_text, interval_text, with_verdicts
-
-
-@pytest.mark.parametrize(
-    "value, expected",
-    [
-        (None, "–"),
-        (0.12345, "0.123"),
-        (-0.0123, "−0.012"),
-        (-0.0, "0.000"),
-        (0.00012, "1.2e−04"),
-        (1234.5, "1234.5"),
-        (1234567, "1\u202f234\u202f567"),
-    ],
-)
-def test_figures(value, expected):
-    assert figure_text(value) == expected
-
-
-@pytest.mark.parametrize(
-    "interval, expected",
-    [
-        (None, "–"),
-        ([None, None], "–"),
-        ([0.5, None], "0.500 or more"),
-        ([None, 0.25], "0.250 or less"),
-        ([-0.5, 0.25], "−0.500 to 0.250"),
-    ],
-)
-def test_intervals(interval, expected):
-    assert interval_text(interval) == expected
+from monai_plan.report import certificate_words, with_verdicts
 
 
 def words_of(test):
@@ -44,45 +14,27 @@ def words_of(test):
 
 
 @pytest.mark.parametrize(
-    "name, measure, value, interval, finding, comparison",
+    "limit, out_of_reach",
     [
-        (
-            "membership_distance",
-            "AUROC",
-            0.512,
-            [0.45, 0.57],
-            "right 51.2 times in 100",
-            "contains what guessing gives",
-        ),
-        ("membership_distance", "AUROC", 0.7, [0.6, 0.8], "right 70 times in 100", "lies above"),
-        ("membership_distance", "AUROC", 0.3, [0.2, 0.4], "right 30 times in 100", "Turned round"),
-        ("screening", "share", 0.3, [0.2, 0.4], "Of 100 synthetic images, 30 lie nearer", "keep farther"),
-        ("linkability", "excess rate", -0.02, [-0.1, 0.1], "2 times less often", "contains"),
-        ("gate_false_rejections", "rate", 0.05, [0.02, 0.1], "That is 5 in 100.", ""),
-        ("canaries", "epsilon", 0.3, [0.3, None], "lower bound of epsilon is 0.300", "lies above"),
-        ("canaries", "epsilon", None, None, "No figure", "There is no interval"),
+        ({"at_most": 0.18}, False),
+        ({"at_most": 0.185}, True),
+        ({"at_most": 0.2}, True),
+        ({"at_least": 0.2}, False),
+        (None, False),
     ],
 )
-def test_findings(name, measure, value, interval, finding, comparison):
-    words = words_of(case_of(name, result(name, value, interval, measure)))
-    assert (
-        finding in words["finding"]
-        and comparison in words["comparison"]
-        and bool(comparison) == bool(words["comparison"])
-    )
+def test_what_copies_would_give(limit, out_of_reach):
+    found = result("reidentification", 0.01, [0.0, 0.02], "excess rate", details={"attainable": 0.185})
+    certificate = with_verdicts({**passing_record(), "tests": [case_of("reidentification", found, limit)]})
+    words = certificate_words(certificate)
+    assert words["tests"][0]["copies"] == "0.185" and words["tests"][0]["out_of_reach"] is out_of_reach
+    reason = "Recognising a patient in a synthetic image: the limit cannot be broken; a release of nothing but copies"
+    assert any(line.startswith(reason) for line in words["overall"]["reasons"]) is out_of_reach
 
 
-def test_a_control_that_finds_something_is_named():
-    odd = result("membership_distance", 0.6, [0.55, 0.65], control=0.6, control_interval=[0.55, 0.65])
-    assert "groups of these patients differ" in words_of(case_of("membership_distance", odd))["comparison"]
-
-
-@pytest.mark.parametrize(
-    "resolvable, expected", [(0.0, "Counted over"), (None, "not stated"), (0.05, "0.050 or more from 0.500")]
-)
-def test_smallest_effect(resolvable, expected):
-    words = words_of(case_of("inference", result("inference", 0.5, [0.4, 0.6], resolvable=resolvable)))
-    assert expected in words["smallest"]
+def test_without_a_word_about_copies():
+    words = words_of(case_of("inference", result("inference", 0.5, [0.4, 0.6]), {"at_most": 1}))
+    assert words["copies"] == "–" and not words["out_of_reach"]
 
 
 @pytest.mark.parametrize(
@@ -95,11 +47,26 @@ def test_limits(limit, expected):
 
 
 @pytest.mark.parametrize(
-    "k, words", [(12, "1/12 = 0.083, within the 0.09"), (11, "above the 0.09"), (None, "no k-same")]
+    "required, reason, step",
+    [
+        ([], "it has a limit, and was not run (no patient has two images)", "take its limit out of the settings"),
+        (["linkability"], "required, and not run (no patient has two images)", "it is required"),
+    ],
 )
-def test_k(k, words):
-    record = with_verdicts({**sample_record(), "release": {"mode": "walks", "k": k}})
-    assert words in certificate_words(record)["k_line"]
+def test_what_was_not_run_is_listed_with_its_reason(required, reason, step):
+    absent = case_of("linkability", "no patient has two images", {"at_most": 0.05})
+    record = passing_record()
+    certificate = with_verdicts({**record, "tests": [*record["tests"], absent]}, required)
+    overall = certificate_words(certificate)["overall"]
+    assert overall["verdict"] == "unclear"
+    assert overall["reasons"] == [f"Linking two records of one person: {reason}"] and step in overall["todo"][1]
+
+
+def test_small_groups_stand_last_and_have_no_figures():
+    lines = certificate_words(with_verdicts(passing_record()))["utility"]["subgroups"]
+    age = [line for line in lines if line["attribute"] == "age"]
+    assert [line["group"] for line in age] == ["young"] * 3 + ["smaller groups"] * 3
+    assert age[-1]["n"] == "7" and age[-1]["accuracy"] == age[-1]["auroc"] == "–"
 
 
 def test_one_remedy_for_tests_that_share_it():

@@ -18,7 +18,7 @@ from monai_plan.networks.layers import AugmentPipe
 from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
 from monai_plan.transforms import RenderPhantomd
 
-SIZE, MEMBERS, OTHERS = 32, 12, 40
+SIZE, MEMBERS, OTHERS = 16, 12, 40
 
 
 def phantoms(seed, patients, visits):
@@ -28,8 +28,9 @@ def phantoms(seed, patients, visits):
 
 
 def rendered(items):
-    draw = RenderPhantomd("image", image_size=SIZE)
-    return torch.stack([torch.as_tensor(draw(dict(item))["image"]).as_subclass(torch.Tensor).float() for item in items])
+    draw = RenderPhantomd("image", image_size=2 * SIZE)
+    images = [torch.as_tensor(draw(dict(item))["image"]).as_subclass(torch.Tensor).float() for item in items]
+    return F.avg_pool2d(torch.stack(images), 2)
 
 
 def names_of(items):
@@ -50,12 +51,12 @@ def memoriser():
     labels = torch.tensor([item["label"] for item in items])
     latents = network.map_latents(torch.randn(MEMBERS, network.z_dim, generator=rng), labels).detach()
     optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(250):
+    for _ in range(400):
         loss = F.mse_loss(network.synthesize(latents, noise="const"), images)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.01  # else it has learnt nothing by heart, and the tests below would be of nothing
+    assert float(loss.detach()) < 0.01  # else it has learnt nothing by heart, and the tests below would be of nothing
     with torch.no_grad():
         near = latents.repeat(10, 1)
         near = near + 0.1 * near.std() * torch.randn(near.shape, generator=rng)
@@ -76,38 +77,40 @@ def attacked(synthetic, members, others):
 def test_members_are_told_from_others(memoriser):
     items, synthetic = memoriser
     membership, near = attacked(synthetic, items, phantoms(101, OTHERS, 1))
-    assert membership.interval[0] > 0.8 and membership.control == pytest.approx(0.5, abs=0.05)
+    assert membership.interval[0] > 0.65 and membership.value > membership.control_interval[1]
     assert near.interval[0] > 0.6 and near.details["mml_training"] < 0.5 * near.details["mml_held_out"]
 
 
 def test_nothing_is_found_of_phantoms_that_nobody_was_trained_on(memoriser):
     _, synthetic = memoriser
-    held = 0
+    held = near_held = 0
     for seed in range(8):
         strangers = phantoms(110 + seed, 2 * OTHERS, 1)
         order = torch.randperm(2 * OTHERS, generator=torch.Generator().manual_seed(seed)).tolist()
         halves = [[strangers[i] for i in part] for part in (order[:OTHERS], order[OTHERS:])]
         membership, near = attacked(synthetic, *halves)
-        assert near.interval[0] <= 0.5 <= near.interval[1]
+        near_held += near.interval[0] <= 0.5 <= near.interval[1]
         held += membership.interval[0] <= 0.5 <= membership.interval[1]
-    assert held >= 6  # of eight intervals of 95 %
+    assert held >= 6 and near_held >= 6  # of eight intervals of 95 %
 
 
 def test_images_are_linked_to_another_visit_of_the_same_patients(memoriser):
     _, synthetic = memoriser
     known = phantoms(102, 100, 2)  # the auditor's own: neither members nor the patients attacked
-    embedder = initial_network(lambda: IdentityEmbedder(block_inplanes=(8, 16, 32, 64)), 0)
+    embedder = initial_network(lambda: IdentityEmbedder(block_inplanes=(16, 32, 64, 128)), 0)
     augment = AugmentPipe(p=0.5, flip=False, shift=0.03, log_scale=0.03, angle=0.05, brightness=0.1, log_contrast=0.1)
     half = torch.tensor([int(item["patient_id"][-5:]) % 4 < 2 for item in known])
     network = fit_verification(
-        rendered(known), names_of(known), half, embedder, augment, 150, probe_share=0.1, progress=False
+        rendered(known), names_of(known), half, embedder, augment, 400, probe_share=0.1, progress=False
     )
     others = phantoms(101, OTHERS, 2)
     again = [item for item in phantoms(100, MEMBERS, 2) if item["visit"] == 1]  # never shown to the generator
     items = [*again, *(item for item in others if item["visit"] == 1)]
     real = RealPatients(names_of(items), torch.arange(len(items)) < MEMBERS, torch.zeros(len(items)).long())
     images = rendered(items)
-    found = reidentification(
-        network.distances(synthetic, images), network.distances(images, images).fill_diagonal_(0), real, 0, "network"
-    )
-    assert found.interval[0] > 0.1 and found.control < 0.3
+    to_real, among = network.distances(synthetic, images), network.distances(images, images).fill_diagonal_(0)
+    found = reidentification(to_real, among, real, 0, "network")
+    assert found.interval[0] > 0 and found.value > 2 * found.control
+    # the first images are of the patients in their order; by guessing one in twelve is right
+    right = to_real[:MEMBERS, :MEMBERS].argmin(dim=1) == torch.arange(MEMBERS)
+    assert right.double().mean() > 0.5

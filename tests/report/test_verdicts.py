@@ -5,6 +5,7 @@ import math
 import pytest
 
 from monai_plan.report import missing_tests, overall_verdict, verdict_of
+from monai_plan.report.verdicts import require_limits
 
 BELOW, BOTH, LEAST = {"at_most": 0.6}, {"figure": "value", "at_most": 0.6, "at_least": 0.4}, {"at_least": 0.99}
 
@@ -44,7 +45,7 @@ def test_verdict_of(interval, limit, expected):
 
 
 def test_not_run():
-    assert verdict_of({"id": "canaries", "result": None, "not_run": "no coins", "limit": BELOW}) == "not run"
+    assert verdict_of({"id": "linkability", "result": None, "not_run": "no halves", "limit": BELOW}) == "not run"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,9 @@ def test_not_run():
         (ran([0.4, 0.5], {}), "sets no bound"),
         (ran([0.4, 0.5], {"at_most": None}), "sets no bound"),
         (ran([0.4, 0.5], {"at_most": 0.4, "at_least": 0.6}), "swapped"),
-        (ran([0.4, 0.5], {"at_most": math.nan}), "nothing can keep"),
+        (ran([0.4, 0.5], {"at_most": math.nan}), "no finite number"),
+        (ran([0.4, 0.5], {"at_most": math.inf}), "no finite number"),
+        (ran([0.3, None], {"at_most": 1.0}, "canaries"), "no upper end"),
         (ran([0.4, 0.5], {"figure": "control", "at_most": 0.6}), "figure 'control'"),
         (ran([0.7, 0.5], BELOW), "reversed"),
         ({"id": "x", "result": None, "limit": {}}, "sets no bound"),
@@ -69,13 +72,16 @@ PASSED, FAILED, UNCLEAR = (
     for name, interval in (("screening/embedding", [0, 0.5]), ("inference", [0.7, 0.8]), ("linkability", [0.5, 0.7]))
 )
 FREE, ABSENT = ran([0.8, 0.9], None, "canaries"), {"id": "k_same", "result": None, "limit": BELOW, "not_run": "no k"}
+UNASKED = {**ABSENT, "limit": None}
 
 
 @pytest.mark.parametrize(
     "tests, required, expected",
     [
         ([PASSED], [], "passed"),
-        ([PASSED, FREE, ABSENT], [], "passed"),
+        ([PASSED, FREE], [], "passed"),
+        ([PASSED, ABSENT], [], "unclear"),  # a limit that nothing was held to
+        ([PASSED, FREE, UNASKED], [], "passed"),
         ([PASSED, ABSENT], ["k_same"], "unclear"),
         ([PASSED], ["never_heard_of"], "unclear"),
         ([PASSED], ["screening"], "passed"),
@@ -95,3 +101,55 @@ def test_overall(tests, required, expected):
 
 def test_missing_in_the_order_asked_for():
     assert missing_tests([PASSED, ABSENT], ["z", "k_same", "screening", "a"]) == ["z", "k_same", "a"]
+
+
+TESTS = ("screening", "canaries", "k_same")
+
+
+@pytest.mark.parametrize(
+    "limits, required",
+    [
+        ({}, []),
+        ({"screening": BELOW, "k_same": {"at_most": 0}}, ["screening", "screening/embedding", "canaries"]),
+        ({"screening": {"at_most": 0.6, "at_least": 0.6}, "canaries": {"at_least": 0.0}}, []),
+    ],
+)
+def test_limits_that_make_sense(limits, required):
+    require_limits(limits, TESTS, required)
+
+
+@pytest.mark.parametrize(
+    "limit, message",
+    [
+        ({}, "sets no bound"),
+        ({"at_least": None, "at_most": None}, "sets no bound"),
+        ({"at_most": 0.4, "at_least": 0.6}, "swapped"),
+        ({"at_most": math.nan}, "no finite number"),
+        ({"at_least": -math.inf}, "no finite number"),
+        ({"at_most": "0.6"}, "write it as"),
+        ({"at_most": True}, "write it as"),
+        ({"at_most": [0.4, 0.6]}, "write it as"),
+        ({"most": 0.6}, "write it as"),
+        ({"figure": "control", "at_most": 0.6}, "write it as"),
+        (0.6, "write it as"),
+        (None, "write it as"),
+    ],
+)
+def test_limits_that_make_none(limit, message):
+    with pytest.raises(ValueError, match=message):
+        require_limits({"k_same": BELOW, "screening": limit}, TESTS)
+
+
+@pytest.mark.parametrize(
+    "limits, required, message",
+    [
+        ({"membership": BELOW}, [], "limits for membership, and the tests are screening, canaries, k_same"),
+        ({"screening/embedding": BELOW}, [], "holds for every distance"),
+        ({}, ["screening", "screenings"], "^screenings required"),
+        ({}, ["canary/embedding"], "^canary/embedding required"),
+        ({"canaries": {"at_most": 3}}, [], "no upper end"),
+    ],
+)
+def test_names_and_the_figure_without_an_upper_end(limits, required, message):
+    with pytest.raises(ValueError, match=message):
+        require_limits(limits, TESTS, required)

@@ -1,8 +1,11 @@
 """Altered copies: each alteration by hand, replayed from its seed, in range; the table's order; random copies."""
 
+import importlib.util
+import sys
+
 import pytest
 import torch
-from monai.utils import OptionalImportError, optional_import
+from monai.utils import OptionalImportError
 
 from monai_plan.transforms import COPY_ALTERATIONS, CopyAlteration, RandomCopies, copy_alterations, planted_copies
 
@@ -28,6 +31,8 @@ def test_replays_from_the_seed_keeps_shape_and_range(name, strength, channels):
     assert torch.equal(copies, planted_copies(images, name, strength, seed=1))
     assert torch.equal(images, before) and torch.equal(torch.get_rng_state(), state)
     assert torch.equal(copies, images) == (name == "exact")
+    pieces = [planted_copies(images, name, strength, 1, rows=rows) for rows in (range(2, 3), [1, 0])]
+    assert torch.equal(torch.cat(pieces), copies[[2, 1, 0]])  # not one bit depends on the rest of a batch
     if name not in ("exact", "flip", "blur", "jpeg"):  # the others draw something
         assert any(not torch.equal(copies, planted_copies(images, name, strength, seed)) for seed in range(2, 8))
 
@@ -175,8 +180,22 @@ def test_random_copies_draw_amounts_up_to_the_strength(monkeypatch):
     assert 160 < len(pastes) < 240 and 0.5 <= pastes.min() < 0.55 and 0.95 < pastes.max() <= 1
 
 
-def test_jpeg_without_pillow_names_it(monkeypatch):
-    missing, _ = optional_import("no_pillow_here")
-    monkeypatch.setattr(copy_alterations, "Image", missing)
-    with pytest.raises(OptionalImportError, match="no_pillow_here"):
-        planted_copies(noise_images(), "jpeg", "light", 0)
+def test_only_a_paste_reads_its_hosts():
+    """Row 2 of 3 takes the first of two hosts, whichever rows are asked for; nothing else looks at them."""
+    images, hosts = noise_images(), torch.stack([torch.full((1, 16, 16), 0.5), torch.full((1, 16, 16), torch.nan)])
+    copy = planted_copies(images, "paste", 0.25, 0, hosts, rows=[2])
+    assert (copy == 0.5).sum() == 16 * 16 - 8 * 8
+    for name in COPY_ALTERATIONS:
+        assert torch.isfinite(planted_copies(images, name, "light", 0, hosts)).all() == (name != "paste")
+
+
+def test_jpeg_without_pillow_says_what_to_install(monkeypatch):
+    """The module, loaded a second time where Pillow cannot be imported."""
+    spec = importlib.util.spec_from_file_location("without_pillow", copy_alterations.__file__)
+    module = importlib.util.module_from_spec(spec)
+    for name, found in {"PIL": None, "PIL.Image": None, "without_pillow": module}.items():
+        monkeypatch.setitem(sys.modules, name, found)
+    spec.loader.exec_module(module)
+    with pytest.raises(OptionalImportError, match=r"JPEG copies need Pillow: pip install \"monai_plan\[images\]\""):
+        module.planted_copies(noise_images(), "jpeg", "light", 0)
+    assert torch.isfinite(module.planted_copies(noise_images(), "blur", "light", 0)).all()
