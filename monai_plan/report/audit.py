@@ -64,8 +64,8 @@ def require_audit(
         patients = {patient_of(item) for split in side for item in splits[split]}
         if len(patients) < LEAST_PATIENTS:
             raise ValueError(
-                f"the audit needs {LEAST_PATIENTS} patients at least in {' and '.join(side)} and finds {len(patients)}; "
-                "of fewer nobody could tell a leak from chance. Hold out more patients"
+                f"the audit needs {LEAST_PATIENTS} patients at least in {' and '.join(side)} and finds "
+                f"{len(patients)}; of fewer nobody could tell a leak from chance. Hold out more patients"
             )
 
 
