@@ -35,6 +35,7 @@ from monai_plan.metrics import (
     LPIPSFeatures,
     RealPatients,
     density_ratio_scores,
+    density_ratio_spread,
     mean_minimal_distance,
     membership_attack,
     nearest_synthetic_scores,
@@ -156,10 +157,11 @@ class Memoriser:
         real = RealPatients(names, torch.arange(len(items)) < len(members), labels)
         to_real = pairwise_distances(self.synthetic, images, self.features)
         among = pairwise_distances(images, images, self.features).fill_diagonal_(0)
-        ratios = density_ratio_scores(to_real, among, real, neighbours=3, seed=seed)
+        made_from = (to_real, among, real, 3, seed)
+        ratios, spread = density_ratio_scores(*made_from), density_ratio_spread(*made_from)
         found = {
             "distance": membership_attack("membership_distance", nearest_synthetic_scores(to_real), real, seed),
-            "density": membership_attack("membership_density", ratios, real, seed),
+            "density": membership_attack("membership_density", ratios, real, seed, spread=spread),
         }
         if discriminator:
             with torch.no_grad():

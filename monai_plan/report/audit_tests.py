@@ -16,6 +16,7 @@ from monai_plan.metrics import (
     RealPatients,
     canary_audit,
     density_ratio_scores,
+    density_ratio_spread,
     inference,
     linkability,
     membership_attack,
@@ -81,7 +82,9 @@ def _near_copies(material: AuditMaterial, distance: str) -> Found:
     return near_copies(to_real, among_real, material.real, material.seed, distance)
 
 
-def _told_by(name: str, scores: torch.Tensor, material: AuditMaterial, **details: Any) -> AttackResult:
+def _told_by(
+    name: str, scores: torch.Tensor, material: AuditMaterial, spread: float = 0.0, **details: Any
+) -> AttackResult:
     """Membership by scores of the real images; the same between two splits that nothing was trained on."""
     rows = material.rows(*HELD_OUT)
     validation = material.rows("validation")[rows]
@@ -89,11 +92,15 @@ def _told_by(name: str, scores: torch.Tensor, material: AuditMaterial, **details
     counts = [len({n for n, v in zip(names, validation.tolist(), strict=True) if v is side}) for side in (True, False)]
     if min(counts) > 1:
         strangers = membership_attack(
-            name, scores[rows], RealPatients(names, validation, material.real.labels[rows]), material.seed
+            name,
+            scores[rows],
+            RealPatients(names, validation, material.real.labels[rows]),
+            material.seed,
+            spread=spread,
         )
         figures = {"value": strangers.value, "interval": list(strangers.interval)}
         details["validation_against_testing"] = figures
-    return membership_attack(name, scores, material.real, material.seed, details)
+    return membership_attack(name, scores, material.real, material.seed, details, spread)
 
 
 def _membership_distance(material: AuditMaterial, distance: str) -> Found:
@@ -104,8 +111,9 @@ def _membership_distance(material: AuditMaterial, distance: str) -> Found:
 def _membership_density(material: AuditMaterial, distance: str) -> Found:
     to_real, among_real = material.to_real[distance], material.among_real[distance]
     neighbours = max(1, min(5, material.real.held_out - 1, len(to_real)))
-    scores = density_ratio_scores(to_real, among_real, material.real, neighbours, material.seed)
-    return _told_by("membership_density", scores, material, distance=distance)
+    made_from = (to_real, among_real, material.real, neighbours, material.seed)
+    scores, spread = density_ratio_scores(*made_from), density_ratio_spread(*made_from)
+    return _told_by("membership_density", scores, material, spread, distance=distance)
 
 
 def _membership_network(material: AuditMaterial, targets: AuditTargets) -> Found:
@@ -158,7 +166,9 @@ def _membership_shadow(material: AuditMaterial, targets: AuditTargets) -> Found:
 def _reidentification(material: AuditMaterial, targets: AuditTargets) -> Found:
     probe = material.verification.probe  # patients whom the network has not seen
     to_real, among_real = material.to_real[EMBEDDING][:, probe], material.among_real[EMBEDDING][probe][:, probe]
-    found = reidentification(to_real, among_real, material.part(probe), material.seed, EMBEDDING)
+    part = material.part(probe)
+    share = part.members / material.real.members
+    found = reidentification(to_real, among_real, part, material.seed, EMBEDDING, members_share=share)
     found.details["trained_on_pairs_of"] = material.verification.pairs
     return found
 

@@ -32,7 +32,6 @@ SHIPPED = {  # file -> its room
     "guide.safetensors": "private",
     "gate.safetensors": "private",
     "discriminator.safetensors": "private",
-    "ledger.json": "private",
     "identity.pt": "private",
     "latents.safetensors": "private",
 }
@@ -189,7 +188,7 @@ def test_the_audit_writes_its_certificate(stage_run):
     assert not_run == unheld
     assert set(record["utility"]["rows"]) == {"real", "plan"} and record["release"] == {"mode": "walks", "k": 2}
     assert record["files"]["gate.safetensors"]["sha256"] == plan.utils.sha256_of(job.models / "gate.safetensors")
-    assert record["utility"]["rows"]["plan"]["per_seed"][0]["subgroups"]["visit"]["0"]["n"] == 6
+    assert record["utility"]["rows"]["plan"]["per_seed"][0]["subgroups"]["visit"] == {"smaller groups": {"n": 24}}
     page = (folder / "certificate.html").read_text()
     assert "data:image/png;base64" in page and str(job.output) not in page
 
@@ -389,7 +388,7 @@ def test_shipped_weights_load(name):
 def test_shipped_weights_are_small():
     folders = (BUNDLE / room for room in set(SHIPPED.values()))
     sizes = {path.name: path.stat().st_size for room in folders for path in room.rglob("*") if path.is_file()}
-    assert sum(sizes.values()) < 22 * 10**6 and max(sizes.values(), default=0) < 25 * 10**6, sizes
+    assert sum(sizes.values()) < 25 * 10**6 and max(sizes.values(), default=0) < 25 * 10**6, sizes
 
 
 def test_folders_lie_in_the_bundle_whatever_the_directory():
