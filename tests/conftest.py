@@ -151,6 +151,9 @@ def tiny_models(tmp_path_factory) -> Path:
         plan.networks.nets.StyleGenerator(32, 1, 2, channel_base=128, channel_max=16).save(
             folder / "generator.safetensors"
         )
+        plan.networks.nets.StyleDiscriminator(32, 1, 2, channel_base=128, channel_max=16).save(
+            folder / "discriminator.safetensors"
+        )
         embedder = plan.networks.nets.IdentityEmbedder(1, layers=[1, 1, 1, 1], block_inplanes=TINY["resnet_widths"])
     gallery = torch.stack([item["image"] for item in parser.get_parsed_content("real_dataset")])
     # an untrained generator's images are alike: accept them wherever they lie

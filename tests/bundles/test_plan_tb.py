@@ -69,7 +69,7 @@ def test_train_from_another_directory(stage_run):
 @pytest.mark.parametrize(
     ("stage", "ids"),
     [
-        ("train_gan", ["generator_file"]),
+        ("train_gan", ["generator_file", "discriminator_file"]),
         ("train_identity", ["identity_file"]),
         ("train_label", ["label_file"]),
         ("train_gate", ["gate_file"]),
@@ -183,9 +183,8 @@ def test_the_audit_writes_its_certificate(stage_run):
     tests = {test["id"]: test for test in record["tests"]}
     assert {name.split("/")[0] for name in tests} == set(plan.report.TESTS)
     not_run = {name for name, test in tests.items() if test["verdict"] == "not run"}
-    # the tiny latents are of training images alone, and no discriminator is kept with them
-    unheld = {"membership_discriminator", "membership_reconstruction", "membership_shadow", "canaries"}
-    assert not_run == unheld
+    # the tiny latents are of training images alone
+    assert not_run == {"membership_reconstruction", "membership_shadow", "canaries"}
     assert set(record["utility"]["rows"]) == {"real", "plan"} and record["release"] == {"mode": "walks", "k": 2}
     assert record["files"]["gate.safetensors"]["sha256"] == plan.utils.sha256_of(job.models / "gate.safetensors")
     assert record["utility"]["rows"]["plan"]["per_seed"][0]["subgroups"]["visit"] == {"smaller groups": {"n": 24}}
@@ -379,6 +378,8 @@ def test_shipped_weights_load(name):
     elif name.startswith("latents"):
         inverted = plan.latent.InvertedImages.load(file)
         assert plan.latent.latents_by_patient(inverted, parser.get_parsed_content("generator"))
+    elif name.startswith("discriminator"):
+        assert plan.networks.nets.StyleDiscriminator.load(file).config["image_size"] == 64
     elif name.startswith("guide"):
         assert plan.networks.nets.LatentGuide.load(file).config["num_classes"] == 2
     else:
