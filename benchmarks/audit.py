@@ -6,6 +6,7 @@
   verification network, trained on other phantoms, links its images to *other visits* of these patients.
 - clean: the same attacks on phantoms that no network has seen, called members or not by chance; several seeds.
 - shadow: LiRA; many small GANs, each trained on a random half of few phantoms.
+- verification: how well the audit's own network knows patients with several images, whom it has not seen, again.
 - planted: the gate of a bundle against altered copies of its training images.
 
     python benchmarks/audit.py --quick
@@ -28,7 +29,7 @@ from safetensors.torch import save_file
 from small_gan import phantom_images, samples, train_small_gan
 
 from monai_plan.data import phantom_datalist, stack_images
-from monai_plan.engines import fit_verification
+from monai_plan.engines import fit_verification, initial_network
 from monai_plan.latent import gate_false_rejections, gate_planted_copies
 from monai_plan.metrics import (
     AttackResult,
@@ -45,9 +46,9 @@ from monai_plan.metrics import (
 )
 from monai_plan.networks.layers import AugmentPipe
 from monai_plan.networks.nets import IdentityEmbedder, StyleDiscriminator, StyleGenerator
-from monai_plan.utils import generator_for, import_torchvision, machine_name, write_json
+from monai_plan.utils import generator_for, import_torchvision, machine_name, patient_of, write_json
 
-PARTS = ("speed", "memorising", "clean", "shadow", "planted")
+PARTS = ("speed", "memorising", "clean", "shadow", "verification", "planted")
 CPU = torch.device("cpu")
 POPULATION = 1000
 """Seed of the phantoms here; those of the bundle have the seed 0."""
@@ -235,6 +236,29 @@ def shadow(options: argparse.Namespace) -> AttackResult:
     return shadow_membership(torch.stack(scores), coins, 0, {"images_shown": shown})
 
 
+def verification(options: argparse.Namespace) -> dict[str, Any]:
+    """Same patient or not, and the nearest patient of an image, for half of the patients of a data set."""
+    config = bundle_config(options)
+    load, splits = config.get_parsed_content("load_image"), config.get_parsed_content("splits")
+    names = ("training", "validation", "testing")
+    items = [item for name in names for item in splits[name][: 60 if options.quick else None]]
+    stacked = stack_images([load(item) for item in items])
+    patients = tuple(map(patient_of, items))
+    training = set(map(patient_of, splits["training"]))
+    member = torch.tensor([patient in training for patient in patients])
+    widths = config["resnet_widths"]
+    network = initial_network(lambda: IdentityEmbedder(config["channels"], block_inplanes=widths), 7)
+    augment = AugmentPipe(p=0.8, shift=0.08, log_scale=0.1, angle=0.15, brightness=0.2, log_contrast=0.3)
+    iterations = 20 if options.quick else 800
+    found = fit_verification(stacked.images, patients, member, network, augment, iterations, seed=7)
+    probe, unseen = found.probe, stacked.images[found.probe]
+    among = found.distances(unseen, unseen).fill_diagonal_(0)
+    kept = tuple(name for name, row in zip(patients, probe.tolist(), strict=True) if row)
+    real = RealPatients(kept, member[probe], stacked.labels[probe])
+    details = reidentification(among, among, real, 0, "verification network").details
+    return {name: details[name] for name in ("verification_auroc", "top_1", "gallery_patients")}
+
+
 def planted(options: argparse.Namespace) -> dict[str, Any]:
     """The gate of the bundle, or of the folder given."""
     config = bundle_config(options)
@@ -296,6 +320,9 @@ def main() -> None:
                 )
     if "shadow" in options.parts:
         rows.append(("shadow models (LiRA)", shadow(options)))
+    if "verification" in options.parts:
+        record["verification"] = verification(options)
+        print(f"verification network on unseen patients: {record['verification']}")
     if "planted" in options.parts:
         record |= planted(options)
         for name in ("planted_sensitivity", "planted_false_rejection"):
