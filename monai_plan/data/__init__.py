@@ -1,6 +1,6 @@
 """Datalists split by patient, phantoms, and the sampler of synthetic batches."""
 
-from .canaries import plant_canaries
+from .canary_coins import plant_canaries
 from .datalist import build_datalist, load_datalist, read_splits
 from .identities import identity_items, require_group_size
 from .image_stream import ImageStream

@@ -4,4 +4,4 @@ from .class_signal import class_signal
 from .classification import BestEpoch, initial_network, predict, train_classifier
 from .prepare_batch import AugmentedPrepareBatch, TwoViewPrepareBatch
 from .style_gan_trainer import StyleGanTrainer, require_batch
-from .verification import LEAST_PATIENTS, Verification, fit_verification
+from .verification_network import LEAST_PATIENTS, Verification, fit_verification

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from audit_records import EVIL, passing_record, sample_record
 
-from monai_plan.report import certificate_html, figure_text, interval_text, with_verdicts
+from monai_plan.report import certificate_html, with_verdicts
+from monai_plan.report.finding_words import figure_text, interval_text
 from monai_plan.report.html import _axis, _detail_blocks
 
 pytest.importorskip("jinja2")
