@@ -151,7 +151,7 @@ def test_a_copying_generator_is_found_by_every_attack_on_images(copying):
     tests = by_id(copying[1])
     # the density asks for five neighbours, and there are one or two copies of a patient
     for name, least in (("membership_distance/pixels", 0.8), ("membership_density/pixels", 0.4)):
-        assert tests[name]["result"]["interval"][0] > least and tests[name]["result"]["value"] > 0.65
+        assert tests[name]["result"]["interval"][0] > least and tests[name]["result"]["value"] > 0.6
         assert tests[name]["result"]["control"] == pytest.approx(0.5, abs=0.1)
     assert tests["screening/pixels"]["result"]["interval"][0] > 0.5
     assert tests["inference"]["result"]["value"] > 0.2  # members' labels are copied, others' are guessed
