@@ -50,6 +50,8 @@ from monai_plan.utils import generator_for, import_torchvision, machine_name, pa
 
 PARTS = ("speed", "memorising", "clean", "shadow", "verification", "planted")
 CPU = torch.device("cpu")
+AUGMENT = AugmentPipe(p=0.8, shift=0.08, log_scale=0.1, angle=0.15, brightness=0.2, log_contrast=0.3)
+"""As in the bundle's evaluate.json."""
 POPULATION = 1000
 """Seed of the phantoms here; those of the bundle have the seed 0."""
 
@@ -179,11 +181,10 @@ class Memoriser:
         names = [item["patient_id"] for item in known]
         number = {name: place for place, name in enumerate(dict.fromkeys(names))}
         half = torch.tensor([number[name] % 2 == 0 for name in names])
-        augment = AugmentPipe(p=0.8, shift=0.08, log_scale=0.1, angle=0.15, brightness=0.2, log_contrast=0.3)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             embedder = IdentityEmbedder(block_inplanes=(24, 48, 96, 192))
-        network = fit_verification(images, names, half, embedder, augment, 20 if quick else 1500, probe_share=0.1)
+        network = fit_verification(images, names, half, embedder, AUGMENT, 20 if quick else 1500, probe_share=0.1)
         items = [*self.again, *self.trained_on, *self.others[1], *self.others[0]]
         images, labels = phantom_images(items, self.size)
         real = RealPatients(
@@ -248,9 +249,8 @@ def verification(options: argparse.Namespace) -> dict[str, Any]:
     member = torch.tensor([patient in training for patient in patients])
     widths = config["resnet_widths"]
     network = initial_network(lambda: IdentityEmbedder(config["channels"], block_inplanes=widths), 7)
-    augment = AugmentPipe(p=0.8, shift=0.08, log_scale=0.1, angle=0.15, brightness=0.2, log_contrast=0.3)
     iterations = 20 if options.quick else 800
-    found = fit_verification(stacked.images, patients, member, network, augment, iterations, seed=7)
+    found = fit_verification(stacked.images, patients, member, network, AUGMENT, iterations, seed=7)
     probe, unseen = found.probe, stacked.images[found.probe]
     among = found.distances(unseen, unseen).fill_diagonal_(0)
     kept = tuple(name for name, row in zip(patients, probe.tolist(), strict=True) if row)

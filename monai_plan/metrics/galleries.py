@@ -20,7 +20,14 @@ from scipy.stats import hypergeom
 from monai_plan.metrics.attack_result import RealPatients
 from monai_plan.utils import generator_for
 
-__all__ = ["chance_of_any", "chance_of_one", "half_sample_spread", "permutation_spread", "require_distances"]
+__all__ = [
+    "chance_of_any",
+    "chance_of_one",
+    "excess_spread",
+    "half_sample_spread",
+    "permutation_spread",
+    "require_distances",
+]
 
 Statistic = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -82,6 +89,34 @@ def permutation_spread(
         order = everyone[torch.randperm(len(everyone), generator=rng)]
         figures.append(statistic(order[: len(members)], order[len(members) :]))
     return torch.stack(figures).std(dim=0)
+
+
+def excess_spread(
+    rates: Statistic,
+    rates_of_halves: Statistic,
+    over_images: torch.Tensor,
+    members: torch.Tensor,
+    held_out: torch.Tensor,
+    seed: int,
+) -> tuple[torch.Tensor, float]:
+    """Standard deviations of a rate of members, of the same of held-out patients, and of the first minus the second.
+
+    Args:
+        rates: the three figures of some patients and of others, [3].
+        rates_of_halves: the same of half the patients of both kinds, brought to the size of all.
+        over_images: variances of the three over synthetic images, [3].
+        members: numbers of the members' patients.
+        held_out: of the held-out patients.
+        seed: of halves and permutations.
+
+    Returns:
+        Deviations [3], over patients and images, that of the difference not below what random labels of the patients
+        give; and the latter.
+    """
+    by_chance = (permutation_spread(rates, members, held_out, seed)[2] ** 2 + over_images[2]).sqrt()
+    spread = (half_sample_spread(rates_of_halves, members, held_out, seed) ** 2 + over_images).sqrt()
+    spread[2] = torch.maximum(spread[2], by_chance)
+    return spread, float(by_chance)
 
 
 def require_distances(real: RealPatients, **matrices: torch.Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from monai_plan.metrics.attack_result import AttackResult, RealPatients
-from monai_plan.metrics.galleries import chance_of_any, half_sample_spread, permutation_spread, require_distances
+from monai_plan.metrics.galleries import chance_of_any, excess_spread, require_distances
 from monai_plan.metrics.intervals import Z_95, accuracy_interval
 
 __all__ = ["near_copies"]
@@ -78,9 +78,7 @@ def near_copies(
         return torch.stack([first, second, first - second])
 
     over_images = each.var(dim=1, correction=0) / len(to_real)
-    by_chance = (permutation_spread(rates, members, held_out, seed)[2] ** 2 + over_images[2]).sqrt()
-    spread = (half_sample_spread(rates_of_halves, members, held_out, seed) ** 2 + over_images).sqrt()
-    spread[2] = torch.maximum(spread[2], by_chance)
+    spread, by_chance = excess_spread(rates, rates_of_halves, over_images, members, held_out, seed)
     least = accuracy_interval(0, len(to_real))[1]  # what no near image at all leaves open
     share, control = float(each[0].mean()), min(1.0, float(each[1].mean()))
     reach = [max(least, Z_95 * float(s)) for s in spread]
@@ -94,7 +92,7 @@ def near_copies(
         control_interval=(max(0.0, control - reach[1]), min(1.0, control + reach[1])),
         n=real.members,
         n_control=real.held_out,
-        resolvable=min(1.0, max(least, Z_95 * float(by_chance))),
+        resolvable=min(1.0, max(least, Z_95 * by_chance)),
         seed=seed,
         details={
             "distance": distance,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from monai_plan.metrics.attack_result import AttackResult, RealPatients
-from monai_plan.metrics.galleries import chance_of_any, half_sample_spread, permutation_spread, require_distances
+from monai_plan.metrics.galleries import chance_of_any, excess_spread, require_distances
 from monai_plan.metrics.intervals import Z_95, clopper_pearson, difference_interval
 
 __all__ = ["reidentification"]
@@ -85,9 +85,7 @@ def reidentification(
     each.append(each[0] - each[1])
     values = [float(links.mean()) for links in each]
     over_images = torch.stack([links.var(correction=0) / len(links) for links in each])
-    by_chance = (permutation_spread(rates, members, held_out, seed)[2] ** 2 + over_images[2]).sqrt()
-    spread = (half_sample_spread(rates_of_halves, members, held_out, seed) ** 2 + over_images).sqrt()
-    spread[2] = torch.maximum(spread[2], by_chance)
+    spread, by_chance = excess_spread(rates, rates_of_halves, over_images, members, held_out, seed)
     bounds = [(v - Z_95 * float(s), v + Z_95 * float(s)) for v, s in zip(values, spread, strict=True)]
     if float(spread[2]) < 1e-9:  # every half says the same: so many patients were all alike
         bounds = [clopper_pearson(v * size, size) for v in values[:2]]
@@ -102,7 +100,7 @@ def reidentification(
         control_interval=(max(0.0, bounds[1][0]), min(1.0, bounds[1][1])),
         n=real.members,
         n_control=real.held_out,
-        resolvable=min(1.0, max(Z_95 * float(by_chance), difference_interval(0, size, 0, size)[1])),
+        resolvable=min(1.0, max(Z_95 * by_chance, difference_interval(0, size, 0, size)[1])),
         seed=seed,
         details={
             "distance": distance,

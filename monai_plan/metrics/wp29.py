@@ -13,7 +13,7 @@ import torch
 from scipy.stats import hypergeom
 
 from monai_plan.metrics.attack_result import AttackResult, RealPatients
-from monai_plan.metrics.galleries import chance_of_one, half_sample_spread, permutation_spread, require_distances
+from monai_plan.metrics.galleries import chance_of_one, excess_spread, require_distances
 from monai_plan.metrics.intervals import Z_95, accuracy_interval, clopper_pearson, difference_interval
 
 __all__ = ["inference", "linkability", "singling_out"]
@@ -79,11 +79,9 @@ def singling_out(to_real: torch.Tensor, radius: torch.Tensor, real: RealPatients
         return torch.stack([first, second, first - second])
 
     over_images = each.var(dim=1, correction=0) / count
-    by_chance = float((permutation_spread(rates, members, held_out, seed)[2] ** 2 + over_images[2]).sqrt())
-    halves = half_sample_spread(rates_of_halves, members, held_out, seed)
-    spread = ((halves**2 + over_images).sqrt()).tolist()
+    spread, by_chance = excess_spread(rates, rates_of_halves, over_images, members, held_out, seed)
     rate, control, excess = each.mean(dim=1).tolist()
-    reach = [Z_95 * s for s in (*spread[:2], max(spread[2], by_chance))]
+    reach = [Z_95 * s for s in spread.tolist()]
     if reach[2] > 1e-9:
         interval = max(-1.0, excess - reach[2]), min(1.0, excess + reach[2])
     else:  # every half says the same: so many patients were all alike

@@ -1,5 +1,4 @@
-"""Model card and datasheet of a release, from the certificate's figures; what only the user knows is left to fill "
-"in."""
+"""Model card and datasheet of a release, from the certificate's figures; what only the user knows is left open."""
 
 from __future__ import annotations
 

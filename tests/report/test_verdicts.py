@@ -115,7 +115,7 @@ TESTS = ("screening", "canaries", "k_same")
     ],
 )
 def test_limits_that_make_sense(limits, required):
-    require_limits(limits, TESTS, required)
+    assert require_limits(limits, TESTS, required) is None
 
 
 @pytest.mark.parametrize(
