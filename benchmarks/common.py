@@ -51,6 +51,7 @@ def seconds(call: Callable[[], object], device: torch.device) -> float:
 
 def add_bundle_options(parser: argparse.ArgumentParser) -> None:
     """The options that :func:`bundle_config` reads, and ``--lpips_weights``."""
+    parser.add_argument("--bundle", type=Path, default=CONFIGS.parent, help="its folder (default: plan_tb)")
     parser.add_argument("--models_dir", default="", help="generator, label network, walks (default: the bundle's)")
     parser.add_argument("--private_dir", default="", help="gate, identity network, guide (default: the bundle's)")
     parser.add_argument("--dataset_dir", default="", help="their training images (default: the embedded phantoms)")
@@ -61,9 +62,11 @@ def add_bundle_options(parser: argparse.ArgumentParser) -> None:
 def bundle_config(options: argparse.Namespace) -> ConfigParser:
     """The bundle's base and walk stage, on the data and weights that the options name."""
     config = ConfigParser()
-    config.read_config([str(CONFIGS / "train.json"), str(CONFIGS / "walk.json")])
+    config.read_config([str(options.bundle / "configs" / f"{stage}.json") for stage in ("train", "walk")])
     given = {name: getattr(options, name) for name in ("dataset_dir", "datalist", "models_dir", "private_dir")}
-    config.update({"bundle_root": str(CONFIGS.parent), **{name: value for name, value in given.items() if value}})
+    config.update(
+        {"bundle_root": str(options.bundle.resolve()), **{name: value for name, value in given.items() if value}}
+    )
     return config
 
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from common import bundle_config
+from torch import nn
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
 from monai_plan.data import stack_images
-from monai_plan.engines import initial_network, predict, train_classifier
+from monai_plan.engines import (
+    AugmentedPrepareBatch,
+    TaughtPrepareBatch,
+    initial_network,
+    predict,
+    train_classifier,
+)
 from monai_plan.latent import WalkSteering
 from monai_plan.latent.verification import Judge
 from monai_plan.metrics import kernel_distance, load_image_features, load_perceptual_features, nearest_distances
@@ -79,28 +87,52 @@ class ImageSets:
         return record
 
     def classify(self, images: torch.Tensor, labels: torch.Tensor, seed: int) -> dict[str, float]:
-        """A classifier trained on the set, drawn from with replacement; its figures on each real split."""
-        items = [{"image": image, "label": int(label)} for image, label in zip(images, labels, strict=True)]
-        real = {
-            name: DataLoader(
-                [{"image": i, "label": int(y)} for i, y in zip(of.images, of.labels, strict=True)], batch_size=64
-            )
-            for name, of in self.real.items()
-        }
-        factory = self.config.get_parsed_content("network_factory")
-        network = initial_network(factory, seed)
+        """A classifier trained on the set, its classes equally often; its figures on each real split."""
+        network = self.trained(images, labels, seed)
+        found = {}
+        for name, of in self.real.items():
+            probabilities = self.answers(network, of.images)
+            found[f"auroc_{name}"] = auroc_with_interval(probabilities, of.labels)[0]
+            found[f"accuracy_{name}"] = float((probabilities.argmax(dim=1) == of.labels).double().mean())
+        return found
+
+    def trained(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        seed: int,
+        shares: torch.Tensor | None = None,
+        teachers: Sequence[nn.Module] = (),
+    ) -> nn.Module:
+        """A classifier trained on images drawn from a set with replacement, its epoch chosen on validation images.
+
+        Args:
+            images, labels: the set.
+            seed: of the initial weights, the order and dropout.
+            shares: how often each class is drawn, [classes]; by default equally often.
+            teachers: networks whose mean answer about each augmented, blended image is its label; none for hard labels.
+        """
+        network = initial_network(self.config.get_parsed_content("network_factory"), seed)
+        counts = torch.bincount(labels, minlength=int(labels.max()) + 1).double()
+        often = (torch.ones(len(counts)) if shares is None else shares).double() / counts
         with torch.random.fork_rng():
             torch.manual_seed(generator_for(seed, "classifier").initial_seed())
-            balance = torch.bincount(labels).double().reciprocal()[labels]
-            order = generator_for(seed, "order")
-            sampler = WeightedRandomSampler(balance, self.options.draws, generator=order)
-            drawn = DataLoader(items, batch_size=32, sampler=sampler)
-            prepare = self.config.get_parsed_content("prepare_batch")
-            epochs = self.options.epochs
-            train_classifier(network, drawn, real["validation"], epochs, 1e-3, self.device, prepare)
-            found = {}
-            for name, loader in real.items():
-                probabilities, truth = predict(network, loader, self.device)
-                found[f"auroc_{name}"] = auroc_with_interval(probabilities, truth)[0]
-                found[f"accuracy_{name}"] = float((probabilities.argmax(dim=1) == truth).double().mean())
-        return found
+            sampler = WeightedRandomSampler(often[labels], self.options.draws, generator=generator_for(seed, "order"))
+            drawn = DataLoader(_items(images, labels), batch_size=32, sampler=sampler)
+            validation = self.real["validation"]
+            validation_loader = DataLoader(_items(validation.images, validation.labels), batch_size=64)
+            augment = self.config.get_parsed_content("augment")
+            prepare = (
+                TaughtPrepareBatch(augment, teachers, seed=seed) if teachers else AugmentedPrepareBatch(augment, seed)
+            )
+            train_classifier(network, drawn, validation_loader, self.options.epochs, 1e-3, self.device, prepare)
+        return network
+
+    def answers(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """A network's probabilities, [N, classes]."""
+        labels = torch.zeros(len(images), dtype=torch.long)
+        return predict(network, DataLoader(_items(images, labels), batch_size=64), self.device)[0]
+
+
+def _items(images: torch.Tensor, labels: torch.Tensor) -> list[dict[str, Any]]:
+    return [{"image": image, "label": int(label)} for image, label in zip(images, labels, strict=True)]

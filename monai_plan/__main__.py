@@ -41,16 +41,38 @@ def add_datalist(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "source",
-        help="a folder with metadata.csv or labels.csv, a folder with one subfolder per class, or a CSV file",
+        help="a folder with metadata.csv or labels.csv, the folder of APTOS 2019 or of IDRiD's 'B. Disease Grading' as "
+        "they were unpacked, a folder with one subfolder per class, or a CSV file",
     )
     parser.add_argument("--output", required=True, metavar="JSON", help="the file to write, or a folder for it")
+    parser.add_argument(
+        "--table", nargs="+", default=[], metavar="CSV", help="the CSV files, where SOURCE is a folder with other names"
+    )
+    parser.add_argument(
+        "--image_folder",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="what the tables' image paths are relative to, below SOURCE: one folder for all tables, or one for each "
+        "(default: the table's own)",
+    )
     columns = parser.add_argument_group("columns of the CSV (found by common names unless given)")
-    columns.add_argument("--image_column", metavar="NAME", help="image paths, relative to the CSV (file, image, path)")
-    columns.add_argument("--label_column", metavar="NAME", help="classes, as numbers or names (label, class, finding)")
+    columns.add_argument("--image_column", metavar="NAME", help="image paths, suffix or not (file, image, id_code)")
+    columns.add_argument(
+        "--label_column", metavar="NAME", help="classes, as numbers or names (label, class, diagnosis)"
+    )
     columns.add_argument("--patient_column", metavar="NAME", help="patients (patient_id, patient, subject)")
     columns.add_argument("--group_column", metavar="NAME", help="what must stay in one split (group_id, group)")
     columns.add_argument(
         "--keep", nargs="+", default=[], metavar="NAME", help="further columns to copy into the datalist"
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="all labels in order, from class 0 on: for grades with names (default: numbers by value, names by "
+        "alphabet)",
     )
     parser.add_argument(
         "--patient_tag",
@@ -85,6 +107,9 @@ def run_datalist(arguments: argparse.Namespace) -> None:
         keep_columns=arguments.keep,
         patient_tag=arguments.patient_tag,
         check_images=not arguments.no_check,
+        tables=arguments.table,
+        image_folders=arguments.image_folder,
+        classes=arguments.classes,
     )
     print(f"wrote {datalist_target(arguments.output)}")
     for split in SPLITS:
@@ -92,6 +117,8 @@ def run_datalist(arguments: argparse.Namespace) -> None:
         shares = ", ".join(f"{name}: {counts[int(number)]}" for number, name in content["labels"].items())
         groups = len({record["group_id"] for record in content[split]})
         print(f"  {split:<10} {len(content[split]):>6} images of {groups} groups ({shares})")
+    if left_out := content.get("left_out"):
+        print(f"  {'left out':<10} {len(left_out):>6} images (one file under two labels)")
 
 
 def add_pipeline(subparsers: argparse._SubParsersAction) -> None:

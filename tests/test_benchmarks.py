@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import monai_plan
 
 FOLDER = Path(monai_plan.__file__).resolve().parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not a checkout")
-COMMANDS = ("audit", "gan", "gan_curves", "gan_memorisation", "k_same", "sampler", "walk", "walk_tradeoff")
+COMMANDS = ("audit", "gan", "gan_curves", "gan_memorisation", "k_same", "paper_table", "sampler", "walk")
+COMMANDS += ("walk_tradeoff",)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -21,5 +23,37 @@ def test_says_how_it_is_used(name):
 
 
 def test_all_are_known():
-    others = {"common", "image_sets", "plain_style_gan", "small_gan"}
+    others = {"common", "image_sets", "paired", "paper_pictures", "paper_rows", "plain_style_gan", "small_gan"}
     assert {path.stem for path in FOLDER.glob("*.py")} == {*COMMANDS, *others}
+
+
+@pytest.fixture
+def paired(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return __import__("paired")
+
+
+def test_paired_difference_by_hand(paired):
+    right = torch.tensor([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    same = paired.paired_difference(right, right)
+    assert same["p"] == 1.0 and same["difference"] == 0.0
+    found = paired.paired_difference(right, torch.zeros(4, 2))
+    # patients 0.2292 / 4, seeds 0.03125 / 2, less the cells' 0.125 / 8: 0.0573, with 2.453 degrees of freedom
+    assert found["difference"] == 0.625
+    reach = 0.0573**0.5 * 3.6248
+    assert found["interval_95"] == pytest.approx([0.625 - reach, 0.625 + reach], abs=2e-3)
+
+
+def test_paired_difference_keeps_its_promise(paired):
+    """Rows that differ by chance of training alone are told apart in about one of twenty comparisons."""
+    torch.manual_seed(3)
+    alarms = 0
+    for _ in range(300):
+        ease = torch.randn(80, 1)
+
+        def run(ease=ease):
+            logits = ease + 0.5 + 0.3 * torch.randn(80, 1) + 0.2 * torch.randn(1, 5) + 0.5 * torch.randn(80, 5)
+            return (logits > 0).double()
+
+        alarms += paired.paired_difference(run(), run())["p"] < 0.05
+    assert alarms / 300 < 0.1

@@ -45,11 +45,13 @@ def test_options_reach_the_datalist(source, tmp_path):
     output = tmp_path / "a.json"
     words = ["datalist", str(source), "--output", str(output), "--seed", "5", "--fractions", "0.5", "0.3", "0.2"]
     words += ["--keep", "age", "--image_column", "file", "--label_column", "label", "--patient_column", "patient_id"]
+    words += ["--classes", "well", "ill"]
     assert main([*words, "--group_column", "age", "--no_check"]) == 0
     content = json.loads(output.read_text())
     assert (content["seed"], content["fractions"]) == (5, [0.5, 0.3, 0.2])
     assert [len(content[split]) for split in ("training", "validation", "testing")] == [10, 6, 4]
     assert all(record["age"] == record["group_id"] for record in content["training"])
+    assert content["labels"] == {"0": "well", "1": "ill"}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,15 @@ def test_help_names_every_option(capsys):
         main(["datalist", "--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for option in ("--output", "--label_column", "--patient_tag", "--fractions", "--no_check", "example:"):
+    for option in (
+        "--output",
+        "--table",
+        "--image_folder",
+        "--label_column",
+        "--patient_tag",
+        "--no_check",
+        "example:",
+    ):
         assert option in shown
 
 

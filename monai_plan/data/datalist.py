@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 from monai.utils import optional_import
 
 from monai_plan.data.grouped_split import check_fractions, joined_units, split_units
-from monai_plan.data.phantom import phantom_datalist
+from monai_plan.data.identical_files import first_of_identical
+from monai_plan.data.phantom import fundus_datalist, phantom_datalist
 from monai_plan.data.radiograph_table import RadiographRow, inside, read_source
 from monai_plan.transforms.load_radiograph import LoadRadiograph
 from monai_plan.transforms.radiograph_files import read_dicom_value
@@ -30,7 +31,10 @@ SPLITS = ("training", "validation", "testing")
 DATALIST_NAME = "datalist.json"
 _MOST_FAULTS = 10  # reported together
 _FREE_BYTES = 2**20
-_PHANTOM_LABELS = {"0": "normal", "1": "tuberculosis"}
+_PHANTOMS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {  # the lists' makers, the classes' names
+    "chest": (phantom_datalist, ("normal", "tuberculosis")),
+    "fundus": (fundus_datalist, ("no retinopathy", "mild", "moderate", "severe", "proliferative")),
+}
 
 
 def build_datalist(
@@ -45,33 +49,44 @@ def build_datalist(
     keep_columns: Sequence[str] = (),
     patient_tag: str | None = None,
     check_images: bool = True,
+    tables: Sequence[str] = (),
+    image_folders: Sequence[str] = (),
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Split a folder or a CSV of labelled images by patient and write a MONAI datalist.
 
     What stays together is the group where the source has one, else the patient, else the single image (with a warning);
-    a patient whose images lie in several groups joins them. Shares are stratified by class. Of DICOM headers nothing is
-    written but the one value named by ``patient_tag``.
+    a patient whose images lie in several groups joins them. Files that are byte for byte the same stay together too,
+    as one group where they have no other; where their labels differ, all of them are left out, with a warning. Shares
+    are stratified by class. Of DICOM headers nothing is written but the one value named by ``patient_tag``.
 
     Args:
-        source: a folder with a metadata.csv or labels.csv, a folder with one subfolder per class, or a CSV file.
+        source: a folder with a metadata.csv or labels.csv, the folder of APTOS 2019 or IDRiD (B. Disease Grading) as
+            its provider packs it, a folder with one subfolder per class, or a CSV file.
         output: the JSON file to write, or a folder for its ``datalist.json``.
         label_column: the column of classes; found by common names (label, class, finding, …) unless given, as are the
             next three.
         patient_column: the column of patients (patient_id, patient, subject, …).
-        image_column: the column of image paths, relative to the CSV's folder (file, image, filename, path, …).
+        image_column: the column of image paths, relative to the CSV's or the images' folder (file, image, filename,
+            path, …); a suffix that the table leaves out is found.
         group_column: the column of groups (group_id, group).
         fractions: shares of training, validation and testing, positive, summing to 1.
         seed: decides which groups go where.
         keep_columns: further columns to copy into each record, as text.
         patient_tag: the DICOM keyword, e.g. ``"PatientID"``, whose value is the patient; it is written to the file.
         check_images: read every image once before anything is written.
+        tables: CSV files below the folder ``source``, read as one table instead of those that are found.
+        image_folders: the images' folder below ``source``: one for all tables, or one for each; by default the folder
+            that the table lies in.
+        classes: all labels, from class 0 on; by default whole numbers by value and names by alphabet. Grades with names
+            need it: figures such as the quadratic kappa take more than two classes for ordered.
 
     Returns:
         The written content: ``description``, ``labels`` (number as text to name), ``num_classes``, ``seed``,
         ``fractions``; ``dataset_dir``, the source's folder, where the JSON lies elsewhere (relative to the JSON's
-        folder if below it, else absolute; MONAI's readers need it as ``base_dir``); and, for each of ``training``,
-        ``validation`` and ``testing``, records of ``image`` (relative to the source's folder), ``label`` (0 to K-1),
-        ``patient_id``, ``group_id`` and the kept columns.
+        folder if below it, else absolute; MONAI's readers need it as ``base_dir``); ``left_out``, the images that were
+        left out, if any; and, for each of ``training``, ``validation`` and ``testing``, records of ``image`` (relative
+        to the source's folder), ``label`` (0 to K-1), ``patient_id``, ``group_id`` and the kept columns.
 
     Raises:
         ValueError: the source, the images or the split are at fault; nothing is written then.
@@ -84,18 +99,20 @@ def build_datalist(
         raise ValueError(f"{', '.join(sorted(reserved & set(keep_columns)))} cannot be kept: every record has that key")
     if patient_tag and patient_column:
         raise ValueError("both --patient_column and --patient_tag name the patient. Give one of them")
-    root, rows = read_source(source, image_column, label_column, patient_column, group_column, keep_columns)
-    names = _class_names([row.label for row in rows])
-    labels = [names.index(_as_label(row.label)) for row in rows]
+    columns = (image_column, label_column, patient_column, group_column)
+    root, rows = read_source(source, *columns, keep_columns, tables, image_folders)
+    names = _class_names([row.label for row in rows], classes)
     if len(names) < 2:
         raise ValueError(
             f"every image of '{source}' has the label '{names[0]}'; two classes or more are needed. Check that the "
             "label column (--label_column) or the class folders are the right ones"
         )
+    rows, first, left_out = _without_contradictions(root, rows)
+    labels = [names.index(_as_label(row.label)) for row in rows]
     if patient_tag:
         patients = _collect(rows, "patients", lambda row: read_dicom_value(root / row.file, patient_tag))
         rows = [replace(row, patient=patient) for row, patient in zip(rows, patients, strict=True)]
-    groups = [row.group or row.patient or row.file for row in rows]
+    groups = [row.group or row.patient or same for row, same in zip(rows, first, strict=True)]
     alone = sum(not (row.group or row.patient) for row in rows)
     if alone:
         logger.warning(
@@ -105,7 +122,8 @@ def build_datalist(
             alone,
             len(rows),
         )
-    chosen = split_units(labels, joined_units([row.patient for row in rows], groups), fractions, seed, names)
+    units = joined_units([row.patient for row in rows], groups, first)
+    chosen = split_units(labels, units, fractions, seed, names)
     require_writable(target.parent, _FREE_BYTES)
     if check_images:
         _check_images(root, rows)
@@ -118,6 +136,7 @@ def build_datalist(
         "seed": seed,
         "fractions": list(fractions),
         **({} if dataset_dir == "." else {"dataset_dir": dataset_dir}),
+        **({"left_out": left_out} if left_out else {}),
         **{split: [] for split in SPLITS},
     }
     for row, label, group, split in zip(rows, labels, groups, chosen, strict=True):
@@ -184,21 +203,24 @@ def read_splits(
         dataset_dir: the folder of the real images; None or ``""`` for phantoms.
         datalist: the datalist's path; by default ``datalist.json`` in ``dataset_dir``.
         num_classes: what the configuration's networks are made for; None leaves it unchecked.
-        phantom: arguments of :func:`monai_plan.data.phantom_datalist`.
+        phantom: ``kind``, ``"chest"`` (the default) or ``"fundus"``, and arguments of
+            :func:`monai_plan.data.phantom_datalist` or :func:`monai_plan.data.fundus_datalist`; real images ignore
+            them.
 
     Returns:
         ``training``, ``validation`` and ``testing`` as :func:`load_datalist` gives them, with ``labels`` and
-        ``num_classes``; a phantom's ``image`` is the text that :class:`~monai_plan.transforms.RenderPhantomd` draws.
+        ``num_classes``; a phantom's ``image`` is the text that :class:`~monai_plan.transforms.RenderPhantomd` or
+        :class:`~monai_plan.transforms.RenderFundusd` draws.
 
     Raises:
-        ValueError: see :func:`load_datalist`; or the classes are not ``num_classes``.
+        ValueError: see :func:`load_datalist`; or ``kind`` is unknown; or the classes are not ``num_classes``.
     """
     if datalist:
         splits = load_datalist(datalist, dataset_dir or None)
     elif dataset_dir:
         splits = load_datalist(dataset_dir)
     else:
-        splits = {"labels": dict(_PHANTOM_LABELS), "num_classes": len(_PHANTOM_LABELS), **phantom_datalist(**phantom)}
+        splits = _phantom_splits(**phantom)
     if num_classes not in (None, splits["num_classes"]):
         source = f"'{datalist or dataset_dir}' has" if datalist or dataset_dir else "the phantoms have"
         raise ValueError(
@@ -206,6 +228,17 @@ def read_splits(
             f"({', '.join(splits['labels'].values())}). Set it: --num_classes {splits['num_classes']}"
         )
     return splits
+
+
+def _phantom_splits(kind: str = "chest", **phantom: Any) -> dict[str, Any]:
+    if kind not in _PHANTOMS:
+        raise ValueError(
+            f"kind={kind!r}: phantoms are {' or '.join(map(repr, _PHANTOMS))}. Take one of these, or give the folder "
+            "of real images with --dataset_dir DIR"
+        )
+    make, names = _PHANTOMS[kind]
+    labels = {str(number): name for number, name in enumerate(names)}
+    return {"labels": labels, "num_classes": len(names), **make(**phantom)}
 
 
 def datalist_target(output: str | os.PathLike) -> Path:
@@ -227,10 +260,55 @@ def _as_label(text: str) -> str:
     return str(int(float(text))) if re.fullmatch(r"\d{1,9}(\.0*)?", text) else text
 
 
-def _class_names(texts: Sequence[str]) -> list[str]:
-    """The classes in order of their numbers: whole numbers by value, names by alphabet."""
+def _class_names(texts: Sequence[str], wanted: Sequence[str]) -> list[str]:
+    """The classes in order of their numbers: as wanted, else whole numbers by value, names by alphabet."""
     names = {_as_label(text) for text in texts}
-    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+    if wanted:
+        ordered = [_as_label(name) for name in wanted]
+        if sorted(ordered) != sorted(names):
+            raise ValueError(
+                f"--classes names {', '.join(ordered)}, and the labels are {', '.join(sorted(names))}. Name every "
+                "label once, from class 0 on"
+            )
+        return ordered
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=int)
+    if len(names) > 2:
+        logger.warning(
+            "the classes are numbered by alphabet: %s. Their order counts where they are grades (the quadratic kappa): "
+            "give it with --classes NAME NAME …",
+            ", ".join(sorted(names)),
+        )
+    return sorted(names)
+
+
+def _without_contradictions(
+    root: Path, rows: Sequence[RadiographRow]
+) -> tuple[list[RadiographRow], list[str], list[str]]:
+    """The rows without files that have several labels, for each its first identical file, and what is left out."""
+    first = first_of_identical(root, [row.file for row in rows])
+    labels = defaultdict(set)
+    for row, same in zip(rows, first, strict=True):
+        labels[same].add(_as_label(row.label))
+    left_out = [row.file for row, same in zip(rows, first, strict=True) if len(labels[same]) > 1]
+    kept = [(row, same) for row, same in zip(rows, first, strict=True) if len(labels[same]) == 1]
+    if left_out:
+        logger.warning(
+            "%d images were left out: their files are byte for byte the same as others with another label, e.g. '%s'",
+            len(left_out),
+            left_out[0],
+        )
+    copies = [row.file for row, same in kept if row.file != same]
+    if copies:
+        logger.warning(
+            "%d images are byte for byte the same as an earlier one and stay in one split with it, e.g. '%s'. Other "
+            "repeats, as of the same eye photographed twice, are not found: name them in a --group_column",
+            len(copies),
+            copies[0],
+        )
+    if not kept:
+        raise ValueError(f"every file in '{root}' is there under two labels. Check the label column (--label_column)")
+    return [row for row, _ in kept], [same for _, same in kept], left_out
 
 
 def _collect(rows: Sequence[RadiographRow], what: str, read: Callable[[RadiographRow], Any]) -> list[Any]:

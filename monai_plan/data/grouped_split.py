@@ -24,27 +24,22 @@ def check_fractions(fractions: Sequence[float]) -> None:
         )
 
 
-def joined_units(patients: Sequence[str], groups: Sequence[str]) -> list[int]:
-    """Number the units that must stay together: images that share a patient or a group, directly or through others.
+def joined_units(*names: Sequence[str]) -> list[int]:
+    """Number the units that must stay together: images that share a name of one kind, directly or through others.
 
     Args:
-        patients: one patient per image, or ``""`` where unknown.
-        groups: one group per image, never empty.
+        names: for each kind (patients, groups, …) one name per image, or ``""`` where it has none.
 
     Returns:
         For each image, the number of its unit.
     """
-    nodes = [("group", group) for group in groups] + [("patient", patient) for patient in patients if patient]
-    number = {node: index for index, node in enumerate(dict.fromkeys(nodes))}
-    edges = [
-        (number["group", group], number["patient", patient])
-        for patient, group in zip(patients, groups, strict=True)
-        if patient
-    ]
-    rows, columns = zip(*edges, strict=True) if edges else ((), ())
-    graph = coo_matrix((np.ones(len(edges)), (rows, columns)), shape=(len(number), len(number)))
-    component = connected_components(graph, directed=False)[1]
-    return [int(component[number["group", group]]) for group in groups]
+    count = len(names[0])
+    edges = [(image, (kind, name)) for kind, own in enumerate(names) for image, name in enumerate(own) if name]
+    number = {node: count + index for index, node in enumerate(dict.fromkeys(node for _, node in edges))}
+    ends = np.array([(image, number[node]) for image, node in edges], int).reshape(-1, 2)
+    size = count + len(number)
+    graph = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(size, size))
+    return [int(unit) for unit in connected_components(graph, directed=False)[1][:count]]
 
 
 def split_units(

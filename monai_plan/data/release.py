@@ -65,7 +65,8 @@ def write_release(
     the same outside. Of ``walks.meta`` only ``k`` is taken over, and ``kind`` where it is a known one.
 
     *Images*: ``images/<path>-<point>.png`` with constant noise, 8 bits, without metadata, and ``labels.csv``, which
-    ``python -m monai_plan datalist`` reads; its column ``group`` keeps the images of a path in one split.
+    ``python -m monai_plan datalist`` reads; its column ``group`` keeps the images of a path in one split. Names of
+    classes that do not stand in the order of the alphabet need its ``--classes``.
 
     Both have a ``manifest.json`` that says what the folder is and what it does not prove. The folder is whole or
     absent; an earlier release of the same name is deleted once this one stands in its place.

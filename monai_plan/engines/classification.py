@@ -91,7 +91,7 @@ def train_classifier(
         learning_rate: AdamW's.
         device: where to train.
         prepare_batch: MONAI's ``(batch, device, non_blocking) -> (images, labels)`` for training batches, e.g. one that
-            augments; validation batches are taken as they are.
+            augments; labels may be probabilities [B, K]. Validation batches are taken as they are.
         amp: bfloat16 autocast, on any device.
         weight_decay: AdamW's.
         description: text before the progress bar.
@@ -182,7 +182,8 @@ def _class_numbers(labels: torch.Tensor) -> torch.Tensor:
 
 
 def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    loss = F.cross_entropy(logits, _class_numbers(labels))
+    soft = labels.is_floating_point() and labels.shape == logits.shape
+    loss = F.cross_entropy(logits, labels if soft else _class_numbers(labels))
     if not torch.isfinite(loss):
         raise ValueError(
             f"the classifier's loss is {float(loss.detach())}: training has diverged, or an image holds NaN. Lower the "

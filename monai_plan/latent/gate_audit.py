@@ -9,7 +9,7 @@ import torch
 
 from monai_plan.metrics.attack_result import AttackResult
 from monai_plan.metrics.intervals import clopper_pearson
-from monai_plan.transforms.copy_alterations import COPY_ALTERATIONS, STRENGTHS, planted_copies
+from monai_plan.transforms.copy_alterations import COPY_ALTERATIONS, STRENGTHS, alterations_of, planted_copies
 
 if TYPE_CHECKING:
     from monai_plan.latent.gate import PrivacyGate
@@ -165,7 +165,7 @@ def _planted(
     """Which copies are found: bool [N] by alteration and strength."""
     chunks = [range(start, min(start + batch_size, len(images))) for start in range(0, len(images), batch_size)]
     found: dict[str, dict[str, torch.Tensor]] = {}
-    for name, alteration in COPY_ALTERATIONS.items():
+    for name, alteration in alterations_of(images.shape[1]).items():
         found[name] = {}
         for strength in strengths[: len(alteration.strengths)]:
             nearest = [distances(planted_copies(images, name, strength, seed, hosts, rows)).cpu() for rows in chunks]

@@ -17,6 +17,7 @@ from .intervals import (
     auroc_with_interval,
     clopper_pearson,
     difference_interval,
+    kappa_with_interval,
     separation_with_interval,
 )
 from .membership import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from monai.utils import optional_import
 
-from monai_plan.metrics.intervals import auroc_with_interval
+from monai_plan.metrics.intervals import auroc_with_interval, kappa_with_interval
 
 __all__ = ["classification_figures"]
 
@@ -32,12 +31,13 @@ def classification_figures(
     Returns:
         Plain JSON values: ``n``, ``accuracy``, ``auroc`` and ``auroc_interval_95`` (one against the rest, mean over
         classes; the interval is ``None`` where the classes are separated entirely), ``recall`` (by class), ``kappa``
-        (Cohen's, with quadratic weights for more than two classes; ``None`` where undefined), ``calibration_error`` (of
-        the predicted class' probability, in 10 bins of equal counts), ``brier`` (mean squared error, summed over the
-        classes, halved for two: 0 .. 1 and 0 .. 2), ``confusion`` (rows are true classes) and ``subgroups``: for each
-        group ``n``, ``accuracy`` and ``auroc`` (``None`` where it lacks a class). Groups of fewer than 10 images are
-        not named, as a rare age may be a single person's; ``"smaller groups"`` has the number ``n`` of all their
-        images, and nothing else.
+        and ``kappa_interval_95`` (Cohen's; more than two classes are taken for ordered by number, with quadratic
+        weights, see :func:`~monai_plan.metrics.kappa_with_interval`), ``calibration_error`` (of the predicted class'
+        probability, in 10 bins of equal counts), ``brier`` (mean squared error, summed over the classes, halved for
+        two: 0 .. 1 and 0 .. 2), ``confusion`` (rows are true classes) and ``subgroups``: for each group ``n``,
+        ``accuracy`` and ``auroc`` (``None`` where it lacks a class). Groups of fewer than 10 images are not named, as a
+        rare age may be a single person's; ``"smaller groups"`` has the number ``n`` of all their images, and nothing
+        else.
 
     Raises:
         ValueError: shapes differ, rows are no probabilities, a class has no image, or a group's length is wrong.
@@ -54,7 +54,6 @@ def classification_figures(
         if len(members) != count:
             raise ValueError(f"group '{name}' has {len(members)} entries for {count} images; give one for each image")
     hint = "install the extra: pip install 'monai_plan[bundle]'"
-    kappa_score, _ = optional_import("sklearn.metrics", name="cohen_kappa_score", descriptor=hint)
     confusion_matrix, _ = optional_import("sklearn.metrics", name="confusion_matrix", descriptor=hint)
     probabilities, labels = probabilities.double().cpu(), labels.cpu()
     classes = probabilities.shape[1]
@@ -62,7 +61,7 @@ def classification_figures(
     predicted = probabilities.argmax(dim=1)
     truth, guess = labels.numpy(), predicted.numpy()
     confusion = confusion_matrix(truth, guess, labels=range(classes))
-    kappa = float(kappa_score(truth, guess, labels=list(range(classes)), weights="quadratic" if classes > 2 else None))
+    kappa, of_kappa = kappa_with_interval(torch.from_numpy(confusion))
     squared = (probabilities - torch.nn.functional.one_hot(labels, classes)).square().sum(dim=1).mean()
     return {
         "n": count,
@@ -70,7 +69,8 @@ def classification_figures(
         "auroc": auroc,
         "auroc_interval_95": None if interval is None else list(interval),
         "recall": (confusion.diagonal() / confusion.sum(axis=1)).tolist(),
-        "kappa": kappa if math.isfinite(kappa) else None,
+        "kappa": kappa,
+        "kappa_interval_95": None if of_kappa is None else list(of_kappa),
         "calibration_error": _calibration_error(probabilities, predicted == labels),
         "brier": float(squared) / (2 if classes == 2 else 1),
         "confusion": confusion.tolist(),

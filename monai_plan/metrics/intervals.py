@@ -10,6 +10,7 @@ __all__ = [
     "auroc_with_interval",
     "clopper_pearson",
     "difference_interval",
+    "kappa_with_interval",
     "separation_with_interval",
 ]
 
@@ -105,6 +106,36 @@ def difference_interval(successes: float, count: int, others: float, other_count
     below = ((first - low) ** 2 + (other_high - second) ** 2) ** 0.5
     above = ((high - first) ** 2 + (second - other_low) ** 2) ** 0.5
     return max(-1.0, first - second - below), min(1.0, first - second + above)
+
+
+def kappa_with_interval(confusion: torch.Tensor) -> tuple[float, tuple[float, float] | None]:
+    """Cohen's kappa with quadratic weights, and its 95 % interval.
+
+    Of K classes ordered by number, an answer d classes off the true one counts ``1 - (d / (K - 1))^2`` (Cohen,
+    Psychological Bulletin 1968); with two classes that is the plain kappa. The interval is that of large samples
+    (Fleiss, Cohen and Everitt, Psychological Bulletin 1969).
+
+    Args:
+        confusion: counts, shape [K, K], K >= 2, of two true classes or more (rows).
+
+    Returns:
+        Kappa, 1 where all answers are right and 0 where they tell no more than the classes' shares do, and the
+        interval, cut to -1 .. 1; ``None`` where the variance is 0 (all answers right, or all the same), which tells
+        nothing.
+    """
+    shares = confusion.double() / confusion.sum()
+    numbers = torch.arange(len(shares), dtype=torch.float64)
+    weights = 1 - ((numbers[:, None] - numbers) / (len(shares) - 1)) ** 2
+    true, answered = shares.sum(dim=1), shares.sum(dim=0)
+    agreed, by_chance = float((weights * shares).sum()), float(true @ weights @ answered)
+    of_margins = (weights @ answered)[:, None] + (true @ weights)[None, :]
+    terms = (shares * (weights * (1 - by_chance) - of_margins * (1 - agreed)) ** 2).sum()
+    variance = float(terms - (agreed * by_chance - 2 * by_chance + agreed) ** 2) / float(confusion.sum())
+    kappa = (agreed - by_chance) / (1 - by_chance)
+    if variance <= 1e-15:
+        return kappa, None
+    half = Z_95 * variance**0.5 / (1 - by_chance) ** 2
+    return kappa, (max(-1.0, kappa - half), min(1.0, kappa + half))
 
 
 def separation_with_interval(positive: torch.Tensor, negative: torch.Tensor) -> tuple[float, tuple[float, float]]:

@@ -244,13 +244,17 @@ def _utility_words(certificate: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     rows = []
     for name, row in utility["rows"].items():
-        interval = interval_text(row.get("auroc_interval_95"))
+        first = _first_seed(row)
         rows.append(
             {
                 "name": ROWS.get(name, name),
                 "accuracy": figure_text(row["accuracy"]),
-                "auroc": figure_text(row["auroc"]) + ("" if interval == NONE else f" ({interval})"),
-                "kappa": figure_text(row.get("kappa")),
+                **{
+                    figure: _value_and_interval(
+                        {"value": row.get(figure), "interval": first.get(figure + "_interval_95")}
+                    )
+                    for figure in ("auroc", "kappa")
+                },
                 "calibration": figure_text(row.get("calibration_error")),
                 "brier": figure_text(row.get("brier")),
                 "recall": [(classes.get(str(c), str(c)), figure_text(share)) for c, share in enumerate(row["recall"])],
@@ -264,10 +268,15 @@ def _utility_words(certificate: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _first_seed(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What stands beside means over seeds: intervals and subgroups of the first seed's network."""
+    return (row.get("per_seed") or [row])[0]
+
+
 def _subgroups(rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     lines = []
     for name, row in rows.items():
-        for attribute, groups in (row.get("subgroups") or {}).items():
+        for attribute, groups in (_first_seed(row).get("subgroups") or {}).items():
             for group, figures in groups.items():
                 line = {"attribute": attribute, "group": group, "trained_on": ROWS.get(name, name)}
                 lines.append({**line, **{key: figure_text(figures.get(key)) for key in ("n", "accuracy", "auroc")}})

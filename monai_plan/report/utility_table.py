@@ -31,7 +31,8 @@ NOTE = (
     "Accuracy, AUROC and recall are on the real test images, of classifiers whose epoch was chosen on real validation "
     "images. mml_train is the mean distance to the nearest real training image; in the row 'real' it is that of the "
     "held-out real test images, the reference that synthetic images should not fall below; with the metric 'embedding' "
-    "it is measured with the gate's own network, which is no independent audit. Intervals of 95 % reflect the size of "
+    "it is measured with the gate's own network, which is no independent audit. Kappa is Cohen's, with quadratic "
+    "weights, which take more than two classes for ordered by their numbers. Intervals of 95 % reflect the size of "
     "the test set, as if its images were independent: they are too narrow where patients have several. The sd is the "
     "spread over seeds on this one test set. Neither holds the chance in training the image generator."
 )
@@ -59,6 +60,7 @@ class UtilityTable:
         metric_name: the distance's name, e.g. ``"lpips_squeeze"``.
         output_dir: where ``table.json`` and ``table.txt`` are written.
         prepare_batch: MONAI's, for training batches.
+        synthetic_prepare_batch: the same for all rows but ``real``, e.g. with teachers' labels; ``None``: as ``real``.
         seeds: one classifier each; the first also names the trained networks'.
         trained: row's name to a network already trained with the same settings from
             :func:`~monai_plan.engines.initial_network` of the first seed; not trained again.
@@ -84,6 +86,7 @@ class UtilityTable:
     metric_name: str
     output_dir: str | os.PathLike
     prepare_batch: Callable = default_prepare_batch
+    synthetic_prepare_batch: Callable | None = None
     seeds: Sequence[int] = (0,)
     trained: Mapping[str, nn.Module] = field(default_factory=dict)
     subgroups: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -108,8 +111,8 @@ class UtilityTable:
 
         Returns:
             The content of ``table.json``: for each row ``accuracy``, ``auroc``, ``kappa``, ``calibration_error``,
-            ``brier`` and ``recall`` (by class), each the mean over the seeds, the first two with ``…_sd`` (``None`` for
-            one seed), ``mml_train``, ``images`` (of the row's data set), ``draws_per_epoch`` (with repetitions),
+            ``brier`` and ``recall`` (by class), each the mean over the seeds, the first three with ``…_sd`` (``None``
+            for one seed), ``mml_train``, ``images`` (of the row's data set), ``draws_per_epoch`` (with repetitions),
             ``gate_emitted`` and ``gate_rejected`` (``None`` without a gate; all that left the loader so far),
             ``per_seed`` (:func:`~monai_plan.metrics.classification_figures` of each); and ``about``.
 
@@ -180,6 +183,7 @@ class UtilityTable:
         best = None
         if network is None:
             network = initial_network(self.network_factory, seed)
+            prepare = self.prepare_batch if row == REAL else self.synthetic_prepare_batch or self.prepare_batch
             best = train_classifier(
                 network,
                 loader,
@@ -187,7 +191,7 @@ class UtilityTable:
                 self.epochs,
                 self.learning_rate,
                 self.device,
-                self.prepare_batch,
+                prepare,
                 self.amp,
                 self.weight_decay,
                 description=f"classifier '{row}', seed {seed}",
@@ -208,7 +212,10 @@ class UtilityTable:
 def utility_table_text(table: Mapping[str, Any]) -> str:
     """The table of :meth:`UtilityTable.run` as text: mean ± sd over the seeds, and the first seed's interval."""
     about = table[ABOUT]
-    rows = [["trained on", "images/draws", "accuracy", "AUROC", "recall by class", "mml_train", "gate rejected/made"]]
+    # of two classes kappa says little that accuracy does not
+    graded = any(len(row["recall"]) > 2 for name, row in table.items() if name != ABOUT)
+    figures = {"accuracy": "accuracy", "AUROC": "auroc"} | ({"kappa": "kappa"} if graded else {})
+    rows = [["trained on", "images/draws", *figures, "recall by class", "mml_train", "gate rejected/made"]]
     for name, row in table.items():
         if name == ABOUT:
             continue
@@ -217,8 +224,7 @@ def utility_table_text(table: Mapping[str, Any]) -> str:
             [
                 name,
                 f"{row['images']}/{row['draws_per_epoch']}",
-                _with_spread(row, "accuracy"),
-                _with_spread(row, "auroc"),
+                *(_with_spread(row, figure) for figure in figures.values()),
                 " ".join(f"{share:.2f}" for share in row["recall"]),
                 f"{row['mml_train']:.4f}",
                 "-" if made is None else f"{row['gate_rejected']}/{made}",
@@ -252,7 +258,7 @@ def _summary(per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name in ("accuracy", "auroc", "kappa", "calibration_error", "brier"):
         summary[name] = statistics.fmean(result[name] for result in per_seed)
-    for name in ("accuracy", "auroc"):
+    for name in ("accuracy", "auroc", "kappa"):
         values = [result[name] for result in per_seed]
         summary[name + "_sd"] = statistics.stdev(values) if len(values) > 1 else None
     summary["recall"] = [statistics.fmean(shares) for shares in zip(*(r["recall"] for r in per_seed), strict=True)]

@@ -17,7 +17,7 @@ from monai.utils import optional_import
 
 from monai_plan.utils import generator_for
 
-__all__ = ["COPY_ALTERATIONS", "CopyAlteration", "RandomCopies", "planted_copies"]
+__all__ = ["COPY_ALTERATIONS", "CopyAlteration", "RandomCopies", "alterations_of", "planted_copies"]
 
 Image, _ = optional_import("PIL.Image", descriptor='JPEG copies need Pillow: pip install "monai_plan[images]"')
 
@@ -36,11 +36,13 @@ class CopyAlteration:
         strengths: the light one, and where there are more the medium and the strong one.
         apply: images [B, C, H, W] in [-1, 1], strengths [B], other patients' images (of the first's shape, on any
             device) and a generator (on the CPU) -> altered images.
+        of_colour: whether it alters colours, and grey images have none.
     """
 
     unit: str
     strengths: tuple[float, ...]
     apply: Apply
+    of_colour: bool = False
 
     def amount(self, strength: str | float) -> float:
         """The number that a strength's name stands for; a number stands for itself.
@@ -55,6 +57,11 @@ class CopyAlteration:
                 f'no strength "{strength}" here; known are {", ".join(STRENGTHS[: len(self.strengths)])} and any number'
             )
         return self.strengths[STRENGTHS.index(strength)]
+
+
+def alterations_of(channels: int) -> dict[str, CopyAlteration]:
+    """What of :data:`COPY_ALTERATIONS` can be done to images of so many channels: to RGB all, to others no colour."""
+    return {name: of for name, of in COPY_ALTERATIONS.items() if channels == 3 or not of.of_colour}
 
 
 def planted_copies(
@@ -83,11 +90,13 @@ def planted_copies(
         float, shape [R, C, H, W], range [-1, 1], on the images' device.
 
     Raises:
-        ValueError: no such alteration or strength, or ``"paste"`` of a single image without hosts.
+        ValueError: no such alteration (of images with so many channels) or strength, or ``"paste"`` of a single image
+            without hosts.
         OptionalImportError: ``"jpeg"`` without Pillow (extra ``images``).
     """
-    if alteration not in COPY_ALTERATIONS:
-        raise ValueError(f'no alteration "{alteration}"; known are {", ".join(COPY_ALTERATIONS)}')
+    known = alterations_of(images.shape[1])
+    if alteration not in known:
+        raise ValueError(f'no alteration "{alteration}" of {images.shape[1]} channel(s); known are {", ".join(known)}')
     if hosts is None and alteration == "paste" and len(images) == 1:
         raise ValueError("one image cannot be pasted into another patient's; give hosts, images of other patients")
     amount = COPY_ALTERATIONS[alteration].amount(strength)
@@ -123,7 +132,7 @@ class RandomCopies:
         """Alter ``images`` [B, C, H, W] (range [-1, 1]) with draws from ``rng`` (on the CPU)."""
         altered = images.clone()
         hosts = images.roll(1, dims=0)
-        for name, alteration in COPY_ALTERATIONS.items():
+        for name, alteration in alterations_of(images.shape[1]).items():
             if name in ("exact", "jpeg"):
                 continue
             p = {"flip": 0.5, "paste": self.paste}.get(name, self.p)
@@ -231,6 +240,14 @@ def _brightness(images: torch.Tensor, amounts: torch.Tensor, hosts: torch.Tensor
     return images + 2 * _spread(amounts * _signs(len(images), rng), images)
 
 
+def _colour(images: torch.Tensor, amounts: torch.Tensor, hosts: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """A cast, as of another white balance: red, green and blue scaled apart, in a random direction across grey."""
+    turn = torch.rand(len(images), 1, generator=rng) + torch.arange(3) / 3
+    cast = (2 * math.pi * turn).cos()
+    scale = 1 + amounts[:, None] * cast / cast.abs().amax(dim=1, keepdim=True)
+    return (images + 1) * scale.to(images)[:, :, None, None] - 1
+
+
 def _paste(images: torch.Tensor, amounts: torch.Tensor, hosts: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
     """A rectangle of the image's shape, at its own place, in the host."""
     height, width = images.shape[2:]
@@ -271,5 +288,11 @@ COPY_ALTERATIONS: Mapping[str, CopyAlteration] = {
     "brightness": CopyAlteration("share of the range, lighter or darker", (0.1, 0.2, 0.4), _brightness),
     "paste": CopyAlteration("share of the area that is the image's", (0.75, 0.5, 0.25), _paste),
     "jpeg": CopyAlteration("quality", (75.0, 40.0, 10.0), _jpeg),
+    "colour": CopyAlteration(
+        "share by which a channel is more or less, none on the mean of three",
+        (0.05, 0.15, 0.4),
+        _colour,
+        of_colour=True,
+    ),
 }
 """Alterations by name; the first strength of each is *light*, and a gate must find those copies."""

@@ -16,6 +16,9 @@ from monai_plan.transforms.radiograph_files import read_radiograph
 __all__ = ["LoadRadiograph", "LoadRadiographD", "LoadRadiographDict", "LoadRadiographd"]
 
 MIN_SIDE = 16  # pixels; below it there is no radiograph to learn from, rather a thumbnail or a wrong file
+_FIELD_LEVEL = 0.06  # of 1; the border round the field of view is black but for noise and compression
+_SPANS = 0.98  # of the longer side; what is left of the border then changes the scale by 2 % at most
+_SPECKS = 0.01  # of a row or column; fewer bright pixels are dust or text and no part of the field
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
@@ -37,13 +40,21 @@ class LoadRadiograph(Transform):
         slice_rule: what to take of a volume or a multi-frame file, along the last axis (NIfTI: from the feet to the
             head): ``"middle"``, ``"max_projection"``, an index, or None to refuse such files.
         keep_aspect: pad to a square with black, the image centred, before resizing; False stretches the image.
+        crop_to_field: cut off the black border round the field of view first, as of a fundus photograph: the image
+            becomes the bounding box of what is brighter than black. One whose field already spans the longer side, or
+            is less than half of the shorter side (it is too dark to tell), stays as it is.
 
     Raises:
         ValueError: an argument is outside its range.
     """
 
     def __init__(
-        self, image_size: int, channels: int = 1, slice_rule: str | int | None = "middle", keep_aspect: bool = True
+        self,
+        image_size: int,
+        channels: int = 1,
+        slice_rule: str | int | None = "middle",
+        keep_aspect: bool = True,
+        crop_to_field: bool = False,
     ) -> None:
         if image_size < 1:
             raise ValueError(f"image_size is {image_size}, and must be 1 or more, e.g. image_size=128")
@@ -55,6 +66,7 @@ class LoadRadiograph(Transform):
         self.channels = channels
         self.slice_rule = slice_rule
         self.keep_aspect = keep_aspect
+        self.crop_to_field = crop_to_field
 
     def __call__(self, path: str | os.PathLike) -> torch.Tensor:
         """Read ``path``.
@@ -85,6 +97,8 @@ class LoadRadiograph(Transform):
                 f"'{path}' is constant: every pixel has the same value after scaling. The exposure or the export may "
                 "have failed. Leave the image out"
             )
+        if self.crop_to_field:
+            image = _field_of(image)
         return self._resized(image).mul(2).sub(1).clamp(-1, 1).contiguous()
 
     def _in_channels(self, image: torch.Tensor, path: Path, count: int) -> torch.Tensor:
@@ -114,6 +128,20 @@ class LoadRadiograph(Transform):
         return torch.nn.functional.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
 
 
+def _field_of(image: torch.Tensor) -> torch.Tensor:
+    """The field of view of ``[C, H, W]`` in [0, 1], without the black border round it."""
+    bright = image.amax(dim=0) > _FIELD_LEVEL
+    height, width = bright.shape
+    rows, columns = ((bright.float().mean(dim=d) > _SPECKS).nonzero().flatten().tolist() for d in (1, 0))
+    if not rows or not columns:
+        return image
+    top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+    side = max(bottom - top, right - left)
+    if side > _SPANS * max(height, width) or 2 * side < min(height, width):
+        return image
+    return image[:, top:bottom, left:right]
+
+
 class LoadRadiographd(MapTransform):
     """Dictionary form of :class:`LoadRadiograph`: each key's path is replaced by its image.
 
@@ -123,6 +151,7 @@ class LoadRadiographd(MapTransform):
         channels: see :class:`LoadRadiograph`.
         slice_rule: see :class:`LoadRadiograph`.
         keep_aspect: see :class:`LoadRadiograph`.
+        crop_to_field: see :class:`LoadRadiograph`.
         allow_missing_keys: pass over keys that an item lacks.
     """
 
@@ -133,10 +162,11 @@ class LoadRadiographd(MapTransform):
         channels: int = 1,
         slice_rule: str | int | None = "middle",
         keep_aspect: bool = True,
+        crop_to_field: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.load = LoadRadiograph(image_size, channels, slice_rule, keep_aspect)
+        self.load = LoadRadiograph(image_size, channels, slice_rule, keep_aspect, crop_to_field)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return a copy of ``data`` with images in place of paths; see :meth:`LoadRadiograph.__call__`."""

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["ChestAnatomy", "LungField", "bilinear_lookup", "chest_density", "lung_field", "smooth_step"]
+from monai_plan.transforms.phantom_canvas import bilinear_lookup, smooth_step, smooth_texture
+
+__all__ = ["ChestAnatomy", "LungField", "chest_density", "lung_field"]
 
 Array = np.ndarray
 
@@ -81,7 +83,7 @@ class ChestAnatomy:
             knob=between((0.08, 0.13), (-0.36, -0.22), (0.05, 0.10)),
             gas=between((0.22, 0.46), (0.10, 0.18), (0.07, 0.17), (0.04, 0.09), (-0.15, 0.32)),
             breast=(breast[0] if rng.uniform() < 0.35 else 0.0, *breast[1:]),
-            texture=_smooth_texture(rng),
+            texture=smooth_texture(rng),
             tissue=between((0.93, 1.07))[0],
             air=between((0.85, 1.12))[0],
         )
@@ -115,25 +117,6 @@ class LungField:
     width: float
     apex: float
     foot: float
-
-
-def smooth_step(distance: Array, softness: float) -> Array:
-    """A step from 0 to 1 that is ``2 * softness`` wide and centred on 0."""
-    ramp = np.clip(distance * (0.5 / softness) + 0.5, 0.0, 1.0)
-    return ramp * ramp * (3.0 - 2.0 * ramp)
-
-
-def bilinear_lookup(grid: Array, x: Array, y: Array) -> Array:
-    """Read a square grid that covers [-1.2, 1.2] at the points (x, y) [P]; clamped outside."""
-    last = grid.shape[0] - 1
-    column = np.clip((x + 1.2) * (last / 2.4), 0, last - 1e-3)
-    row = np.clip((y + 1.2) * (last / 2.4), 0, last - 1e-3)
-    j, i = column.astype(np.intp), row.astype(np.intp)
-    right, down = column - j, row - i
-    flat, at = grid.ravel(), i * (last + 1) + j
-    top = flat[at] * (1 - right) + flat[at + 1] * right
-    bottom = flat[at + last + 1] * (1 - right) + flat[at + last + 2] * right
-    return (top * (1 - down) + bottom * down).astype(np.float32)
 
 
 def lung_field(anatomy: ChestAnatomy, x: Array, y: Array, inspiration: float) -> LungField:
@@ -328,13 +311,3 @@ def _breasts(anatomy: ChestAnatomy, lungs: LungField) -> Array:
         return np.zeros_like(lungs.x)
     distance = np.hypot((lungs.across - 0.42) * 0.9, lungs.y - height)
     return 0.09 * strength * smooth_step(radius - distance, 0.03) * smooth_step(lungs.y - height + 0.25, 0.25)
-
-
-def _smooth_texture(rng: np.random.Generator) -> Array:
-    """Three octaves of noise on a [48, 48] grid, in about [-1, 1]."""
-    axis = np.linspace(-1.2, 1.2, 48, dtype=np.float32)
-    y, x = (values.ravel() for values in np.meshgrid(axis, axis, indexing="ij"))
-    total = np.zeros(48 * 48, dtype=np.float32)
-    for cells, weight in ((5, 0.5), (11, 0.35), (24, 0.25)):
-        total += weight * bilinear_lookup(rng.standard_normal((cells, cells), dtype=np.float32), x, y)
-    return np.clip(total, -1.5, 1.5).reshape(48, 48)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from monai_plan.transforms.phantom_anatomy import LungField, bilinear_lookup, smooth_step
+from monai_plan.transforms.phantom_anatomy import LungField
+from monai_plan.transforms.phantom_canvas import bilinear_lookup, smooth_step
 
 __all__ = ["benign_fill", "tuberculosis_fill"]
 

@@ -13,7 +13,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
-from monai_plan.transforms.phantom_anatomy import ChestAnatomy, chest_density, lung_field, smooth_step
+from monai_plan.transforms.phantom_anatomy import ChestAnatomy, chest_density, lung_field
+from monai_plan.transforms.phantom_canvas import CANVAS, check_size, grain, pixel_centres, resized, smooth_step
 from monai_plan.transforms.phantom_pathology import benign_fill, tuberculosis_fill
 
 __all__ = [
@@ -25,9 +26,6 @@ __all__ = [
     "render_chest_phantom",
 ]
 
-_SMALLEST, _LARGEST = 32, 256
-_CANVAS = 96  # smaller pictures are drawn at this size and then averaged, so that every size shows the same picture
-_GRAIN = 128  # grid of the noise, whatever the picture's size
 _PATIENT, _FINDINGS, _VISIT = 11, 12, 13  # purposes of the generators
 _FORM = re.compile(r"phantom:seed=(\d{1,18}),patient=(\d{1,18}),visit=(\d{1,18}),label=([01])")
 
@@ -86,13 +84,13 @@ def render_chest_phantom(seed: int, patient: int, visit: int, label: int, image_
     Raises:
         ValueError: a number is out of its range.
     """
-    _check_size(image_size)
+    check_size(image_size)
     spec = PhantomSpec.parse(str(PhantomSpec(seed, patient, visit, label)))
     anatomy = _anatomy_of(spec.seed, spec.patient)
     findings = np.random.default_rng([spec.seed, spec.patient, _FINDINGS, spec.label])
     rng = np.random.default_rng([spec.seed, spec.patient, _VISIT, spec.visit])
-    canvas = max(_CANVAS, image_size)
-    image_x, image_y = _pixel_centres(canvas)
+    canvas = max(CANVAS, image_size)
+    image_x, image_y = pixel_centres(canvas)
     turn, scale = rng.normal(0, 0.018), anatomy.size * rng.normal(1, 0.013)
     shift_x, shift_y = rng.normal(0, 0.018, 2)
     dx, dy = (image_x - shift_x) / scale, (image_y - shift_y) / scale
@@ -105,11 +103,11 @@ def render_chest_phantom(seed: int, patient: int, visit: int, label: int, image_
         fill = fill + tuberculosis_fill(findings, lungs, anatomy.texture, course)
     density = chest_density(anatomy, lungs, fill)
     density = np.maximum(density, _marker(rng, image_x, image_y)).reshape(canvas, canvas)
-    shown = torch.from_numpy(_expose(rng, density)).float()
+    shown = torch.from_numpy(_expose(rng, density)).float()[None]
     if canvas != image_size:
-        shown = _resized(shown, image_size)
-    shown += _resized(_grain(rng), image_size) * (1.25 - shown)
-    return shown.clamp_(0, 1).mul_(2).sub_(1).numpy()
+        shown = resized(shown, image_size)
+    shown += resized(grain(rng, rng.uniform(0.012, 0.04)), image_size) * (1.25 - shown)
+    return shown[0].clamp_(0, 1).mul_(2).sub_(1).numpy()
 
 
 class RenderPhantom(Transform):
@@ -127,7 +125,7 @@ class RenderPhantom(Transform):
     """
 
     def __init__(self, image_size: int = 64) -> None:
-        _check_size(image_size)
+        check_size(image_size)
         self.image_size = image_size
 
     def __call__(self, data: str) -> torch.Tensor:
@@ -169,25 +167,9 @@ class RenderPhantomd(MapTransform):
 RenderPhantomD = RenderPhantomDict = RenderPhantomd
 
 
-def _check_size(image_size: int) -> None:
-    if isinstance(image_size, bool) or not isinstance(image_size, int) or not _SMALLEST <= image_size <= _LARGEST:
-        raise ValueError(
-            f"image_size={image_size!r}: phantoms are drawn with a side of {_SMALLEST} to {_LARGEST} pixels, a whole "
-            "number. For other sizes draw the nearest of these and append monai.transforms.Resize"
-        )
-
-
 @lru_cache(maxsize=64)
 def _anatomy_of(seed: int, patient: int) -> ChestAnatomy:
     return ChestAnatomy.draw(np.random.default_rng([seed, patient, _PATIENT]))
-
-
-@lru_cache(maxsize=4)
-def _pixel_centres(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """x and y [size * size] of the pixels' centres in [-1, 1]; shared, so never written to."""
-    axis = ((np.arange(size) + 0.5) * (2 / size) - 1).astype(np.float32)
-    y, x = np.meshgrid(axis, axis, indexing="ij")
-    return x.ravel(), y.ravel()
 
 
 def _marker(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -216,15 +198,3 @@ def _expose(rng: np.random.Generator, density: np.ndarray) -> np.ndarray:
     value = rng.uniform(0.02, 0.07) + rng.normal(1.0, 0.05) * np.maximum(density, 0)
     value = np.where(value > 0.7, 0.7 + 0.28 * np.tanh((value - 0.7) / 0.28), value)
     return np.power(value, rng.uniform(0.88, 1.15))
-
-
-def _grain(rng: np.random.Generator) -> torch.Tensor:
-    amplitude = rng.uniform(0.012, 0.04)
-    return torch.from_numpy(rng.standard_normal((_GRAIN, _GRAIN), dtype=np.float32)).mul_(amplitude)
-
-
-def _resized(picture: torch.Tensor, size: int) -> torch.Tensor:
-    """Resize [S, S], averaging where it gets smaller."""
-    return torch.nn.functional.interpolate(
-        picture[None, None], size=(size, size), mode="bilinear", align_corners=False, antialias=True
-    )[0, 0]

@@ -127,6 +127,28 @@ def test_labels_become_numbers(tmp_path, texts, names):
 
 
 @pytest.mark.parametrize(
+    ("classes", "names", "warned"),
+    [
+        ([], ["mild", "none", "severe"], True),
+        (["none", "mild", "severe"], ["none", "mild", "severe"], False),
+        (["none", "mild"], ["--classes names none, mild, and the labels are mild, none, severe"], False),
+        (["none", "mild", "mild", "severe"], ["Name every label once"], False),
+    ],
+)
+def test_named_grades_have_the_order_that_is_given(tmp_path, caplog, classes, names, warned):
+    grades = ["none", "mild", "severe"]
+    root = make_table(tmp_path, "file,label,patient_id", [f"images/{n}.png,{grades[n % 3]},{n}" for n in range(20)])
+    if len(names) == 1:
+        with pytest.raises(ValueError, match=names[0]):
+            build_datalist(root, root, classes=classes)
+        return
+    content = build_datalist(root, root, classes=classes)
+    assert list(content["labels"].values()) == names
+    assert all(names[r["label"]] == grades[int(r["patient_id"]) % 3] for r in records(content))
+    assert ("numbered by alphabet" in caplog.text) == warned
+
+
+@pytest.mark.parametrize(
     ("header", "options"),
     [
         ("Filename,Finding,Subject", {}),
@@ -253,7 +275,7 @@ def binary_table(root: Path) -> Path:
 
 BAD = {  # a maker of the source, options, and what the message must say
     "no source": (lambda root: root, {}, ["no file or folder", "data"]),
-    "empty folder": (empty_folder, {}, ["no subfolder with images", "metadata.csv"]),
+    "empty folder": (empty_folder, {}, ["no subfolder with images", "metadata.csv", "'train.csv' with 'train_images'"]),
     "split folders": (split_folders, {}, ["test, train", "splits and not classes"]),
     "no label column": (table("file,kind,patient_id"), {}, ["file, kind, patient_id", "--label_column"]),
     "no image column": (table("slide,label,patient_id"), {}, ["--image_column"]),

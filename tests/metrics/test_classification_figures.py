@@ -31,11 +31,13 @@ def test_two_classes_by_hand():
     assert json.loads(json.dumps(row)) == row
 
 
-def test_against_scikit_learn():
-    probabilities, labels = simulated(200, 3)
+@pytest.mark.parametrize("classes", [3, 5])
+def test_against_scikit_learn(classes):
+    probabilities, labels = simulated(200, classes)
     row = classification_figures(probabilities, labels)
     guess = probabilities.argmax(1)
     assert row["kappa"] == pytest.approx(metrics.cohen_kappa_score(labels, guess, weights="quadratic"))
+    assert row["kappa_interval_95"][0] < row["kappa"] < row["kappa_interval_95"][1]
     assert row["accuracy"] == pytest.approx(metrics.accuracy_score(labels, guess))
     assert row["recall"] == pytest.approx(metrics.recall_score(labels, guess, average=None).tolist())
     binary, truth = simulated(200, 2)

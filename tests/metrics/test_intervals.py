@@ -11,6 +11,7 @@ from monai_plan.metrics.intervals import (
     auroc_with_interval,
     clopper_pearson,
     difference_interval,
+    kappa_with_interval,
     separation_with_interval,
 )
 
@@ -44,6 +45,43 @@ def test_interval_by_hand():
     """
     _, interval = auroc_with_interval(two_classes([0.1, 0.4, 0.35, 0.8]), torch.tensor([0, 0, 1, 1]))
     assert interval == pytest.approx((0.75 - 1.959964 / 8**0.5, 1.0))
+
+
+GRADES = [[30, 5, 3, 0, 0], [4, 2, 3, 0, 0], [2, 6, 20, 5, 1], [0, 0, 6, 9, 2], [0, 1, 2, 4, 8]]
+
+
+@pytest.mark.parametrize("confusion", [[[20, 5], [10, 15]], [[9, 1, 0], [2, 5, 3], [0, 4, 6]], GRADES])
+def test_kappa_by_scikit_learn_and_its_interval_by_the_delta_method(confusion):
+    metrics = pytest.importorskip("sklearn.metrics")
+    counts = torch.tensor(confusion)
+    truth, answers = (counts.flatten().nonzero().flatten(), counts.flatten())
+    cells = truth.repeat_interleave(answers[truth])
+    kappa, interval = kappa_with_interval(counts)
+    expected = metrics.cohen_kappa_score(cells // len(counts), cells % len(counts), weights="quadratic")
+    assert kappa == pytest.approx(expected)
+
+    def of_shares(shares):
+        cost = (torch.arange(len(counts))[:, None] - torch.arange(len(counts))).double() ** 2
+        return 1 - (cost * shares).sum() / (cost * shares.sum(dim=1)[:, None] * shares.sum(dim=0)).sum()
+
+    shares = counts.double() / counts.sum()
+    slope = torch.autograd.functional.jacobian(of_shares, shares)
+    variance = ((slope**2 * shares).sum() - (slope * shares).sum() ** 2) / counts.sum()
+    half = 1.959964 * float(variance) ** 0.5
+    assert interval == pytest.approx((kappa - half, min(1, kappa + half)))
+
+
+def test_kappa_by_hand():
+    """Two of three classes in order, the last a class too low: agreement 11/12, by chance 3/4."""
+    assert kappa_with_interval(torch.tensor([[1, 0, 0], [0, 1, 0], [0, 1, 0]]))[0] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    "confusion, kappa",
+    [([[5, 0, 0], [0, 4, 0], [0, 0, 1]], 1), ([[0, 5, 0], [0, 4, 0], [0, 1, 0]], 0), ([[0, 3], [0, 7]], 0)],
+)
+def test_kappa_that_does_not_vary_has_no_interval(confusion, kappa):
+    assert kappa_with_interval(torch.tensor(confusion)) == (pytest.approx(kappa), None)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])

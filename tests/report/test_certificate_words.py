@@ -69,6 +69,19 @@ def test_small_groups_stand_last_and_have_no_figures():
     assert age[-1]["n"] == "7" and age[-1]["accuracy"] == age[-1]["auroc"] == "–"
 
 
+def test_intervals_and_subgroups_are_those_of_the_first_seed():
+    """As the utility table writes them."""
+    record = passing_record()
+    rows = record["utility"]["rows"]
+    for name, row in rows.items():
+        of_seed = {key: row.pop(key) for key in ("auroc_interval_95", "subgroups", "confusion")}
+        rows[name] = {**row, "per_seed": [{**of_seed, "kappa_interval_95": [0.601, 0.812]}, {}]}
+    words = certificate_words(with_verdicts(record))["utility"]
+    assert words["rows"][0]["auroc"] == "0.921 (0.871 to 0.961)"
+    assert words["rows"][0]["kappa"] == "0.722 (0.601 to 0.812)"
+    assert {line["attribute"] for line in words["subgroups"]} == {"age", "sex"}
+
+
 def test_one_remedy_for_tests_that_share_it():
     record = sample_record()
     for test in record["tests"][:2]:

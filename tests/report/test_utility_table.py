@@ -91,6 +91,7 @@ def test_schema(tmp_path):
         "auroc",
         "auroc_sd",
         "kappa",
+        "kappa_sd",
         "calibration_error",
         "brier",
         "recall",
@@ -104,6 +105,41 @@ def test_schema(tmp_path):
     about = result["about"]
     assert set(about) == {"mml_metric", "seeds", "n_test", "n_train", "epochs", "versions", "date", "note"}
     assert (about["mml_metric"], about["seeds"], about["n_test"], about["n_train"]) == ("pixels", [0, 1], 4, 4)
+
+
+class Steps(nn.Module):
+    """Five classes of colour images by their mean brightness."""
+
+    def __init__(self, off=0.0):
+        super().__init__()
+        self.off = nn.Parameter(torch.tensor(off))
+
+    def forward(self, images):
+        return -50 * (images.mean(dim=(1, 2, 3))[:, None] + self.off - torch.linspace(-1, 1, 5)).abs()
+
+
+def test_grades_come_with_kappa(tmp_path):
+    """One class too high throughout: right for the highest of five grades alone."""
+    values, grades = [-1.0, -0.5, 0.0, 0.5, 1.0] * 2, [0, 1, 2, 3, 4] * 2
+    items = [{"image": torch.full((3, 1, 1), v), "label": c} for v, c in zip(values, grades, strict=True)]
+    colour = DataLoader(Dataset(items), batch_size=5)
+    result = table(
+        tmp_path,
+        {"real": colour, "plan": colour},
+        trained={"real": Steps(), "plan": Steps(0.5)},
+        network_factory=None,
+        validation_loader=colour,
+        test_loader=colour,
+        gallery_images=colour,
+    ).run()
+    by_chance = sum((t - a) ** 2 for t in range(5) for a in (1, 2, 3, 4, 4)) / 25
+    assert result["plan"]["kappa"] == pytest.approx(1 - 0.8 / by_chance)
+    assert (result["real"]["kappa"], result["real"]["per_seed"][0]["kappa_interval_95"]) == (1, None)
+    low, high = result["plan"]["per_seed"][0]["kappa_interval_95"]
+    text = (tmp_path / "table.txt").read_text()
+    assert f"{result['plan']['kappa']:.3f} [{low:.3f}, {high:.3f}]" in text and "AUROC" in text
+    assert [word for word in text.splitlines()[0].split() if word == "kappa"] == ["kappa"]
+    assert "kappa" not in utility_table_text(table(tmp_path / "two").run()).splitlines()[0]
 
 
 def test_subgroups_and_the_networks_behind_the_rows(tmp_path):
@@ -137,6 +173,22 @@ def test_same_seed_same_table_and_global_state_untouched(tmp_path):
     for result in (first, second):
         del result["about"]["date"]
     assert first == second
+
+
+def test_synthetic_rows_may_have_labels_of_their_own(tmp_path):
+    seen = {}
+
+    def prepare(name):
+        def call(batch, device, non_blocking=False, **kwargs):
+            seen.setdefault(name, []).append(batch["image"].flatten().tolist())
+            return batch["image"], batch["label"]
+
+        return call
+
+    options = {"prepare_batch": prepare("hard"), "synthetic_prepare_batch": prepare("taught")}
+    table(tmp_path, **options).measure()
+    assert {value for batch in seen["hard"] for value in batch} == set(TRAIN[0])
+    assert {round(value, 3) for batch in seen["taught"] for value in batch} == {-0.9, 0.9, 0.4}
 
 
 def test_mml_images_limits_the_synthetic_rows_only(tmp_path):

@@ -7,23 +7,34 @@ import pytest
 import torch
 from monai.utils import OptionalImportError
 
-from monai_plan.transforms import COPY_ALTERATIONS, CopyAlteration, RandomCopies, copy_alterations, planted_copies
+from monai_plan.transforms import (
+    COPY_ALTERATIONS,
+    CopyAlteration,
+    RandomCopies,
+    alterations_of,
+    copy_alterations,
+    planted_copies,
+)
 
-KINDS = [(name, strength) for name, of in COPY_ALTERATIONS.items() for strength in of.strengths]
+KINDS = [
+    (channels, name, strength)
+    for channels in (1, 3)
+    for name, of in alterations_of(channels).items()
+    for strength in of.strengths
+]
 
 
 def noise_images(count=3, channels=1, size=16):
     return torch.rand(count, channels, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def smooth_images(count=3, size=32):
+def smooth_images(count=3, size=32, channels=1):
     ramp = torch.linspace(-0.8, 0.8, size)
-    return (ramp[:, None] * 0.7 + (ramp[None] * 3).sin() * 0.3).expand(count, 1, size, size).clone()
+    return (ramp[:, None] * 0.7 + (ramp[None] * 3).sin() * 0.3).expand(count, channels, size, size).clone()
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name, strength", KINDS)
-def test_replays_from_the_seed_keeps_shape_and_range(name, strength, channels):
+@pytest.mark.parametrize("channels, name, strength", KINDS)
+def test_replays_from_the_seed_keeps_shape_and_range(channels, name, strength):
     images = noise_images(channels=channels)
     before, state = images.clone(), torch.get_rng_state()
     copies = planted_copies(images, name, strength, seed=1)
@@ -127,9 +138,31 @@ def test_jpeg_is_worse_at_lower_quality():
 
 @pytest.mark.parametrize("name", [name for name, of in COPY_ALTERATIONS.items() if len(of.strengths) > 1])
 def test_strengths_grow(name):
-    images, hosts = smooth_images(8), -smooth_images(8)
+    images, hosts = smooth_images(8, channels=3), -smooth_images(8, channels=3)
     change = [(planted_copies(images, name, s, 0, hosts) - images).abs().mean() for s in ("light", "medium", "strong")]
     assert 0 < change[0] < change[1] < change[2]
+
+
+def test_a_cast_scales_the_channels_apart_and_keeps_black_and_their_mean():
+    grey = torch.full((40, 3, 4, 4), 0.2)
+    grey[..., 0] = -1.0  # black
+    scale = (planted_copies(grey, "colour", 0.1, 0) + 1)[..., 1:] / 1.2
+    torch.testing.assert_close(scale.mean(dim=1), torch.ones(40, 4, 3))
+    torch.testing.assert_close((scale - 1).abs().amax(dim=1), torch.full((40, 4, 3), 0.1))
+    assert (planted_copies(grey, "colour", 0.1, 0)[..., 0] == -1).all()
+    assert {tuple(row) for row in (scale[:, :, 0, 0] > 1).tolist()} == {
+        tuple(bool(code >> bit & 1) for bit in range(3)) for code in range(1, 7)
+    }  # every way to raise one or two of three
+
+
+def test_grey_images_have_no_colour_to_alter(monkeypatch):
+    assert set(alterations_of(3)) - set(alterations_of(1)) == {"colour"} and alterations_of(3) == COPY_ALTERATIONS
+    monkeypatch.setattr(copy_alterations, "COPY_ALTERATIONS", {"colour": COPY_ALTERATIONS["colour"]})
+    for channels in (1, 3):
+        images = smooth_images(20, channels=channels)
+        copies = RandomCopies(p=0.5)(images, torch.Generator().manual_seed(0))
+        changed = (copies != images).flatten(1).any(dim=1).sum()
+        assert 4 < changed < 16 if channels == 3 else changed == 0
 
 
 def test_only_the_light_flip_and_exact_copy_exist():
@@ -139,7 +172,8 @@ def test_only_the_light_flip_and_exact_copy_exist():
 @pytest.mark.parametrize(
     "images, name, strength, words",
     [
-        (noise_images(), "sepia", "light", 'no alteration "sepia"; known are exact, shift'),
+        (noise_images(), "sepia", "light", r'no alteration "sepia" of 1 channel\(s\); known are exact, shift'),
+        (noise_images(), "colour", "light", r'no alteration "colour" of 1 channel\(s\)'),
         (noise_images(), "flip", "strong", 'no strength "strong" here; known are light'),
         (noise_images(1), "paste", "light", "give hosts"),
     ],
@@ -185,7 +219,7 @@ def test_only_a_paste_reads_its_hosts():
     images, hosts = noise_images(), torch.stack([torch.full((1, 16, 16), 0.5), torch.full((1, 16, 16), torch.nan)])
     copy = planted_copies(images, "paste", 0.25, 0, hosts, rows=[2])
     assert (copy == 0.5).sum() == 16 * 16 - 8 * 8
-    for name in COPY_ALTERATIONS:
+    for name in alterations_of(1):
         assert torch.isfinite(planted_copies(images, name, "light", 0, hosts)).all() == (name != "paste")
 
 

@@ -139,6 +139,53 @@ def test_shrinking_is_antialiased(tmp_path):
     np.testing.assert_allclose(found[:, 6:14], 0.5, atol=0.05)
 
 
+# the field of view
+
+
+def fundus(height: int, width: int, radius: int, brightness: int = 160, border: int = 0) -> np.ndarray:
+    """A reddish disc of faint texture in the middle, cut by the frame where it is larger; noise in the border."""
+    y, x = np.mgrid[:height, :width]
+    disc = (y - height / 2 + 0.5) ** 2 + (x - width / 2 + 0.5) ** 2 <= radius**2
+    texture = brightness - (3 * x + 5 * y) % 16 * brightness // 160
+    noise = np.random.default_rng(0).integers(0, 8, (height, width))
+    red = np.where(disc, texture, noise) + border * ~disc
+    return np.stack([red, red // 2, red // 4], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_field_is_cropped_to_and_then_padded(tmp_path, suffix, channels):
+    pixels = fundus(192, 288, 112)  # a field of 224 x 192 pixels, cut above and below, as IDRiD's of 3700 x 2848
+    pixels[4, 4] = 60  # dust in the corner
+    path = write_png(tmp_path / f"a{suffix}", pixels, **({"quality": 95} if suffix == ".jpg" else {}))
+    field = np.pad(pixels[:, 32:256], [(16, 16), (0, 0), (0, 0)])
+    cropped = LoadRadiograph(224, channels, crop_to_field=True)(path)
+    by_hand = LoadRadiograph(224, channels)(write_png(tmp_path / "b.png", field))
+    # colour bleeds over the edge in JPEG, so that the box may be a pixel larger
+    assert (cropped - by_hand).abs().mean() < (1e-6 if suffix == ".png" else 0.03)
+    item = LoadRadiographd("image", 224, channels, crop_to_field=True)({"image": path})
+    assert torch.equal(item["image"], cropped)
+    assert (LoadRadiograph(224, channels)(path) - cropped).abs().mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        pytest.param(np.pad(fundus(96, 112, 56), [(8, 8), (0, 0), (0, 0)]), id="cropped and padded before"),
+        pytest.param(np.pad(fundus(95, 112, 56), [(9, 8), (0, 0), (0, 0)]), id="padded by one pixel more above"),
+        pytest.param(fundus(96, 144, 90), id="no border"),
+        pytest.param(fundus(96, 96, 48, brightness=24, border=1), id="too dark"),
+        pytest.param(
+            np.where(RAMP[..., None] == 99, 255, fundus(16, 16, 9, 12)).astype(np.uint8), id="one bright spot"
+        ),
+        pytest.param(np.maximum(fundus(96, 144, 64, 14), fundus(96, 144, 12)), id="dark but for the optic disc"),
+    ],
+)
+def test_where_there_is_no_border_to_cut_off_pixels_stay(tmp_path, pixels):
+    path = write_png(tmp_path / "a.png", pixels)
+    assert torch.equal(LoadRadiograph(64, 3, crop_to_field=True)(path), LoadRadiograph(64, 3)(path))
+
+
 # DICOM
 
 

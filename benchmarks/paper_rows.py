@@ -1,0 +1,251 @@
+"""The rows of the paper's table: how each one's images are made from one trained generator, and what that costs."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from common import render, seconds
+from image_sets import DRAWN_AT_ONCE, ImageSets
+from torch.utils.flop_counter import FlopCounterMode
+
+from monai_plan.latent import (
+    AnchorPairs,
+    AnchorSet,
+    InvertedImages,
+    LatentPrior,
+    WalkSet,
+    fit_walk_network,
+    group_centroids,
+    group_patients,
+    latents_by_patient,
+    pair_anchors,
+    random_anchors,
+    repair_walks,
+    verify_walks,
+    walk_amortised,
+    walk_guided,
+    walk_linear,
+    walk_private,
+)
+from monai_plan.networks.nets import LatentGuide
+from monai_plan.utils import generator_for
+
+Walk = Callable[[AnchorPairs], torch.Tensor]
+COUNTED = 2
+"""Pairs whose arithmetic is counted."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """The images of a row.
+
+    Attributes:
+        images: [N, C, S, S], on the CPU.
+        labels: [N].
+        about: plain values: ``available`` (accepted images there were to choose from), ``looked_at``,
+            ``seconds_per_image`` and ``gflop_per_image`` (per accepted one; None where nothing is made),
+            ``setup_seconds`` (training of guide or walker, not charged to the images).
+        walks: where the images are of walks.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    about: dict[str, Any]
+    walks: WalkSet | None = None
+
+
+class PaperRows:
+    """One generator, its gate and networks, the anchors, and the images made from them."""
+
+    def __init__(self, sets: ImageSets, options: argparse.Namespace) -> None:
+        self.sets, self.options = sets, options
+        self.steering, self.generator = sets.steering, sets.steering.generator
+        self.classes = int(sets.config.get_parsed_content("num_classes"))
+        self.per_class = math.ceil(options.images / self.classes)
+        self.prior = LatentPrior.fit(self.generator).to(sets.device)
+        self.guide = LatentGuide.load(sets.config.get_parsed_content("guide_file")).to(sets.device).eval()
+        self.setup_seconds: dict[str, float] = {}
+
+    @cached_property
+    def rows(self) -> dict[str, Callable[[], Made]]:
+        """By name; nothing is made yet."""
+        anchors = random_anchors(self.generator, 2 * self.options.pairs, self.options.seed)
+        pairs = pair_anchors(anchors, self.options.pairs, self.options.seed)
+        few = pair_anchors(anchors, self.options.published_pairs, self.options.seed)
+        guided = self.guided(self.options.steps)
+        rows: dict[str, Callable[[], Made]] = {
+            "real": self.real,
+            "gate_only": self.sampled,
+            "linear": lambda: self.walked(partial(walk_linear, steps=self.options.steps), pairs, repair=False),
+            "plan_published": lambda: self.walked(self.published, few, repair=False),
+            "plan": lambda: self.walked(guided, pairs),
+            "plan_amortised": lambda: self.walked(self.amortised, pairs),
+        }
+        for k in self.options.ks:
+            rows[f"k{k}"] = lambda k=k: self.of_anchors(self.centroids(k))
+            rows[f"k{k}_walk"] = lambda k=k: self.between(self.centroids(k))
+        return rows
+
+    def guided(self, steps: int) -> Walk:
+        """The bundle's walk."""
+        names = ("identity_weight", "control_points", "iterations", "prior_weight")
+        settings = {name: self.sets.config.get_parsed_content(f"walk#{name}") for name in names}
+        return partial(
+            walk_guided,
+            steps=steps,
+            steering=self.steering,
+            guide=self.guide,
+            prior=self.prior,
+            progress=False,
+            **settings,
+        )
+
+    def published(self, pairs: AnchorPairs) -> torch.Tensor:
+        """The paper's walk: its weights, points and iterations."""
+        settings = {"iterations": self.options.published_iterations, "progress": True}
+        return walk_private(pairs, self.options.published_steps, self.steering, **settings)
+
+    @cached_property
+    def _walker(self) -> torch.nn.Module:
+        solver = lambda pairs, steps, steering: self.guided(steps)(pairs)  # noqa: E731
+        found: list[torch.nn.Module] = []
+        fit = lambda: found.append(  # noqa: E731
+            fit_walk_network(solver, self.steering, self.options.steps, seed=self.options.seed, progress=False)
+        )
+        self.setup_seconds["plan_amortised"] = seconds(fit, self.sets.device)
+        return found[0]
+
+    def amortised(self, pairs: AnchorPairs) -> torch.Tensor:
+        """One forward pass of a network that was trained on guided walks."""
+        return walk_amortised(pairs, self.options.steps, self.steering, self._walker)
+
+    def centroids(self, k: int) -> AnchorSet:
+        """Anchors of at least k patients each."""
+        inverted = InvertedImages.load(self.sets.config.get_parsed_content("latents_file"))
+        patients = latents_by_patient(inverted, self.generator)
+        return group_centroids(group_patients(patients, k), patients)
+
+    def real(self) -> Made:
+        """The training images themselves."""
+        real = self.sets.real["training"]
+        about = {"available": len(real.images), "seconds_per_image": None, "gflop_per_image": None}
+        return Made(real.images, real.labels, about)
+
+    def of_anchors(self, anchors: AnchorSet) -> Made:
+        """The anchors' own images, ungated: what k-same alone would release."""
+        images: list[torch.Tensor] = []
+        took = seconds(lambda: images.append(render(self.generator, anchors.latents)), self.sets.device)
+        with FlopCounterMode(display=False) as counted:
+            render(self.generator, anchors.latents[:COUNTED])
+        about = {
+            "available": len(anchors),
+            "seconds_per_image": took / len(anchors),
+            "gflop_per_image": counted.get_total_flops() / 1e9 / min(COUNTED, len(anchors)),
+        }
+        return Made(images[0], anchors.labels, about)
+
+    def between(self, anchors: AnchorSet) -> Made:
+        """Guided walks between given anchors; the single anchor of a class gives its own image."""
+        counts = torch.bincount(anchors.labels, minlength=self.classes)
+        pairs_of = {
+            label: min(self.options.pairs, n * (n - 1) // 2) for label, n in enumerate(counts.tolist()) if n > 1
+        }
+        alone = [row for row, label in enumerate(anchors.labels.tolist()) if counts[label] == 1]
+        kept = [row for row in range(len(anchors)) if row not in alone]
+        several = dataclasses.replace(anchors, latents=anchors.latents[kept], labels=anchors.labels[kept])
+        pairs = pair_anchors(several, pairs_of, self.options.seed)
+        per_class = 1.25 * self.per_class * len(pairs_of) / sum(pairs_of.values())
+        made = self.walked(self.guided(2 + math.ceil(per_class)), pairs)
+        if alone:
+            images = torch.cat([made.images, render(self.generator, anchors.latents[alone])])
+            made = dataclasses.replace(made, images=images, labels=torch.cat([made.labels, anchors.labels[alone]]))
+            made.about["classes_of_one_anchor"] = anchors.labels[alone].tolist()
+        return made
+
+    def sampled(self) -> Made:
+        """Random latents that gate and label network accept, equally many of each class."""
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        looked_at = 0
+
+        def look() -> None:
+            nonlocal looked_at
+            for label in range(self.classes):
+                kept: list[torch.Tensor] = []
+                number = 0
+                while sum(map(len, kept)) < self.per_class:
+                    block = random_anchors(self.generator, 256, seed=10_000 + 97 * number)
+                    latents = block.latents[block.labels == label]
+                    good = self.sets.passing(latents, torch.full((len(latents),), label))
+                    looked_at, number = looked_at + len(latents), number + 1
+                    kept.append(latents[good])
+                    if number == self.options.patience and not sum(map(len, kept)):
+                        raise ValueError(f"none of {looked_at} samples of class {label} was accepted")
+                found.append((torch.cat(kept)[: self.per_class], torch.full((self.per_class,), label)))
+
+        took = seconds(look, self.sets.device)
+        latents, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        with FlopCounterMode(display=False) as counted:
+            self.sets.passing(latents[:DRAWN_AT_ONCE], labels[:DRAWN_AT_ONCE])
+        accepted = len(latents) / looked_at
+        about = {
+            "available": len(latents),
+            "looked_at": looked_at,
+            "seconds_per_image": took / len(latents),
+            "gflop_per_image": counted.get_total_flops() / 1e9 / min(DRAWN_AT_ONCE, len(latents)) / accepted,
+        }
+        return Made(render(self.generator, latents), labels, about)
+
+    def walked(self, walk: Walk, pairs: AnchorPairs, repair: bool = True) -> Made:
+        """Accepted inner points of walks, as many of each class as there are, up to the number wanted."""
+        if walk == self.amortised:
+            _ = self._walker  # its training is no part of the walks' time
+        found: list[WalkSet] = []
+        took = seconds(lambda: found.append(self._verified(walk(pairs), pairs, repair)), self.sets.device)
+        walks = found[0]
+        counts = walks.meta["counts"]
+        accepted = max(1, int(walks.verified.sum()))
+        about = {
+            "available": accepted,
+            "looked_at": counts["inner"],
+            "gate_rejected": counts["gate_rejected"],
+            "class_rejected": counts["class_rejected"],
+            "paths": len(walks),
+            "seconds_per_image": took / accepted,
+            "gflop_per_image": self._gflop(walk, pairs, repair),
+            "setup_seconds": self.setup_seconds.get("plan_amortised" if walk == self.amortised else "", 0.0),
+        }
+        paths, points = walks.verified.nonzero(as_tuple=True)
+        labels, latents = walks.labels[paths], walks.points[paths, points]
+        order = torch.randperm(len(labels), generator=generator_for(self.options.seed, "points used"))
+        chosen = torch.cat([order[labels[order] == label][: self.per_class] for label in range(self.classes)])
+        return Made(render(self.generator, latents[chosen]), labels[chosen], about, walks)
+
+    def _verified(self, points: torch.Tensor, pairs: AnchorPairs, repair: bool) -> WalkSet:
+        gate, label_network = self.sets.gate, self.steering.label_network
+        walks = verify_walks(points, pairs.labels, self.generator, gate, label_network, kind="row")
+        return repair_walks(walks, self.steering, gate, label_network) if repair else walks
+
+    def _gflop(self, walk: Walk, pairs: AnchorPairs, repair: bool) -> float | None:
+        """Of an accepted image, counted over few pairs; of the paper's walk over few of its iterations."""
+        rows = torch.linspace(0, len(pairs) - 1, COUNTED).long()
+        few = AnchorPairs(pairs.start[rows], pairs.end[rows], pairs.labels[rows])
+        factor = 1.0
+        if walk == self.published:
+            factor = self.options.published_iterations / COUNTED
+            steps = self.options.published_steps
+            walk = lambda pairs: walk_private(pairs, steps, self.steering, iterations=COUNTED, progress=False)  # noqa: E731
+        with FlopCounterMode(display=False) as walking:
+            points = walk(few)
+        with FlopCounterMode(display=False) as checking:
+            walks = self._verified(points, few, repair)
+        accepted = int(walks.verified.sum())
+        if not accepted:
+            return None
+        return (walking.get_total_flops() * factor + checking.get_total_flops()) / 1e9 / accepted

@@ -1,0 +1,410 @@
+"""The paper's table for one data set, from one trained generator: accuracy, privacy, image quality and cost by row.
+
+Rows (the same generator, gate and label network for all; every synthetic image was accepted by gate and label network,
+except those of bare centroids, which k-same would release as they are):
+
+- ``real``: the training images. ``gate_only``: random latents, sampled and gated, no walk.
+- ``linear``: straight lines between random anchors. ``plan_published``: the paper's walk (its weights, 50 points, 500
+  iterations) between the first few of the same pairs. ``plan``: the bundle's guided walk between the same pairs.
+  ``plan_amortised``: one forward pass of a network trained on such walks.
+- ``k5``, ``k12``: centroids of at least so many patients; ``k5_walk``, ``k12_walk``: guided walks between them.
+Classifiers of ``plan``, ``plan_amortised`` and ``k*_walk`` are trained as the bundle does it: with the answers of
+several networks that were trained on real images as soft labels (``TaughtPrepareBatch``); those of all other rows, as
+in the papers, with hard labels. To tell the two apart, ``<row>+teacher`` and ``<row>-teacher`` train on a row's images
+with soft and with hard labels.
+
+Columns: accuracy, AUROC and, for grades, quadratic kappa on the test split, of five classifiers a row, each trained
+with the bundle's settings, its epoch chosen on the validation split; classes are drawn as often as in the training
+split. Differences from ``linear``, ``gate_only`` and ``real`` are paired by test patient and seed. ``mia``: balanced
+accuracy of an attacker's network that reads the classifiers' outputs; ``mia_distance``: AUROC of the distance to the
+nearest synthetic image; both with interval and control. Mean distance to the nearest training image, held-out image
+(``mml_holdout``) and training image of as many (``mml_members``); KID, FID and coverage with their floors (training
+against held-out images). Cost of an accepted image.
+
+Every cell is a JSON of its own in ``--work``; what is there is not made again.
+
+    python benchmarks/paper_table.py --dataset_dir DIR --datalist FILE --models_dir DIR --private_dir DIR \\
+        --lpips_weights SQUEEZENET --work DIR --json paper_table.json --pictures DIR
+    python benchmarks/paper_table.py --quick --json paper_table.json          phantoms, shipped weights, few rows
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import about, add_bundle_options
+from image_sets import ImageSets
+from paired import mean_with_interval, paired_difference
+from paper_pictures import write_pictures
+from paper_rows import Made, PaperRows
+from torch import nn
+
+from monai_plan.metrics import (
+    RealPatients,
+    classification_figures,
+    classifier_outputs,
+    density_and_coverage,
+    frechet_distance,
+    kernel_distance,
+    membership_attack,
+    membership_network,
+    nearest_synthetic_scores,
+    pairwise_distances,
+)
+from monai_plan.utils import (
+    fingerprint,
+    generator_for,
+    load_tensors,
+    machine_name,
+    patient_of,
+    save_tensors,
+    weights_digest,
+    write_json,
+)
+
+ROWS = ("real", "gate_only", "linear", "plan_published", "plan", "plan_amortised")
+ABLATIONS = ("linear+teacher", "gate_only+teacher", "plan-teacher", "real+teacher")
+REFERENCES = ("linear", "gate_only", "real")
+HELD_OUT = ("validation", "testing")
+
+
+def plain(row: str) -> str:
+    """The row whose images a row is trained on."""
+    return row.removesuffix("+teacher").removesuffix("-teacher")
+
+
+def is_taught(row: str) -> bool:
+    """Whether a row's labels are the teachers'."""
+    ours = row.startswith("plan") and row != "plan_published" or row.endswith("_walk")
+    return row.endswith("+teacher") or (ours and not row.endswith("-teacher"))
+
+
+class PaperTable:
+    """Cells by row, made when they are asked for and kept in a folder."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.sets = ImageSets(options)
+        self.maker = PaperRows(self.sets, options)
+        splits = self.sets.config.get_parsed_content("splits")
+        self.patients = {name: [patient_of(item) for item in splits[name]] for name in ("training", *HELD_OUT)}
+        real = self.sets.real
+        self.real_images = torch.cat([real[name].images for name in self.patients])
+        names = tuple(name for split in self.patients.values() for name in split)
+        member = torch.arange(len(names)) < len(self.patients["training"])
+        labels = torch.cat([real[name].labels for name in self.patients])
+        self.everyone = RealPatients(names, member, labels)
+        steering = self.maker.steering
+        networks = (steering.generator, steering.identity_network, steering.label_network, self.sets.gate.embedder)
+        drawn = {name: value for name, value in vars(options).items() if name in SETTINGS}
+        self.made_with = fingerprint(*map(weights_digest, networks), drawn, names)
+
+    def cell(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A finished cell, from its file if it was made with the same weights, data and settings."""
+        path = Path(self.options.work, f"{name}.json")
+        if path.is_file():
+            kept = json.loads(path.read_text())
+            if kept["made_with"] == self.made_with:
+                return kept["cell"]
+        found = make()
+        write_json(path, {"made_with": self.made_with, "cell": found})
+        return found
+
+    def images(self, row: str) -> Made:
+        """The images of a row, made once."""
+        row = plain(row)
+        path = Path(self.options.work, f"{row}.safetensors")
+        if path.is_file():
+            tensors, header = load_tensors(path, schema="paper_row")
+            if header["made_with"] == self.made_with:
+                return Made(tensors["images"], tensors["labels"], header["about"])
+        made = self.maker.rows[row]()
+        if made.walks is not None:
+            made.walks.save(Path(self.options.work, f"{row}.walks.safetensors"))
+        tensors = {"images": made.images, "labels": made.labels}
+        save_tensors(path, tensors, schema="paper_row", meta={"made_with": self.made_with, "about": made.about})
+        return made
+
+    @cached_property
+    def shares(self) -> torch.Tensor:
+        """How often each class is among the training images."""
+        labels = self.sets.real["training"].labels
+        return torch.bincount(labels, minlength=self.maker.classes) / len(labels)
+
+    @cached_property
+    def teachers(self) -> list[nn.Module]:
+        """Networks trained on the real training images, with seeds of their own."""
+        networks = []
+        for seed in range(self.options.teachers):
+            path = Path(self.options.work, f"teacher_{seed}.safetensors")
+            network = self.sets.config.get_parsed_content("network_factory")()
+            kept = load_tensors(path, schema="teacher") if path.is_file() else ({}, {})
+            if kept[1].get("made_with") == self.made_with:
+                network.load_state_dict(kept[0])
+            else:
+                real = self.sets.real["training"]
+                network = self.sets.trained(real.images, real.labels, 1000 + seed, self.shares)
+                state = {name: value.contiguous() for name, value in network.state_dict().items()}
+                save_tensors(path, state, schema="teacher", meta={"made_with": self.made_with})
+            networks.append(network.eval().requires_grad_(False))
+        return networks
+
+    def classified(self, row: str, seed: int) -> dict[str, Any]:
+        """A classifier's answers about the real images, and its figures on the test split."""
+        made = self.images(row)
+        teachers = self.teachers if is_taught(row) else ()
+        network = self.sets.trained(made.images, made.labels, seed, self.shares, teachers)
+        answers = {name: self.sets.answers(network, self.sets.real[name].images) for name in self.patients}
+        figures = {name: classification_figures(answers[name], self.sets.real[name].labels) for name in HELD_OUT}
+        right = answers["testing"].argmax(dim=1) == self.sets.real["testing"].labels
+        return {
+            "validation": figures["validation"],
+            "testing": figures["testing"],
+            "right": right.int().tolist(),
+            "answers": {name: part.tolist() for name, part in answers.items()},
+        }
+
+    def attacked(self, row: str) -> dict[str, Any]:
+        """The attacker's network on each classifier; the validation images, which chose its epoch, stay out."""
+        rows = self.everyone.member | torch.tensor(
+            [name in set(self.patients["testing"]) for name in self.everyone.patients]
+        )
+        part = RealPatients(
+            tuple(name for name, kept in zip(self.everyone.patients, rows.tolist(), strict=True) if kept),
+            self.everyone.member[rows],
+            self.everyone.labels[rows],
+        )
+        found = []
+        for seed in self.options.seeds:
+            answers = self.cell(f"{row}.classifier.{seed}", lambda seed=seed: self.classified(row, seed))["answers"]
+            probabilities = torch.tensor([line for name in self.patients for line in answers[name]])
+            outputs = classifier_outputs(probabilities, self.everyone.labels)[rows]
+            found.append(membership_network(outputs, part, self.options.seed))
+        mean = lambda values: statistics.fmean(values)  # noqa: E731
+        return {
+            "mia": mean(f.value for f in found),
+            "mia_low": mean(f.interval[0] for f in found),
+            "mia_high": mean(f.interval[1] for f in found),
+            "mia_control": mean(f.control for f in found),
+            "mia_control_low": mean(f.control_interval[0] for f in found),
+            "mia_control_high": mean(f.control_interval[1] for f in found),
+            "mia_by_seed": [f.value for f in found],
+        }
+
+    def distances(self, row: str) -> dict[str, Any]:
+        """Nearest real images, and membership by them."""
+        made = self.images(row)
+        to_real = pairwise_distances(made.images, self.real_images, self.sets.features)
+        member = self.everyone.member
+        if row == "real":  # a patient's own images are not a neighbour's
+            numbers = self.everyone.numbers
+            to_real[numbers[member][:, None] == numbers[None]] = torch.inf
+        chosen = member.nonzero()[:, 0][torch.randperm(int(member.sum()), generator=generator_for(0, "members"))]
+        equal = min(len(chosen), int((~member).sum()))
+        found = {
+            "mml_train": float(to_real[:, member].amin(dim=1).mean()),
+            "mml_members": float(to_real[:, chosen[:equal]].amin(dim=1).mean()),
+            "mml_holdout": float(to_real[:, (~member).nonzero()[:equal, 0]].amin(dim=1).mean()),
+            "least_train": float(to_real[:, member].min()),
+        }
+        if row == "real":
+            return found
+        attack = membership_attack("distance", nearest_synthetic_scores(to_real), self.everyone, self.options.seed)
+        low, high = attack.interval
+        return found | {
+            "mia_distance": attack.value,
+            "mia_distance_low": low,
+            "mia_distance_high": high,
+            "mia_distance_control": attack.control,
+        }
+
+    @cached_property
+    def known(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of training images and of held-out ones."""
+        held_out = self.real_images[~self.everyone.member]
+        return self.sets.extracted(self.sets.real["training"].images), self.sets.extracted(held_out)
+
+    def quality(self, row: str) -> dict[str, Any]:
+        """KID, FID, coverage of as many images as there are training images; of the real row, the floors."""
+        made = self.images(row)
+        training, held_out = self.known
+        order = torch.randperm(len(made.images), generator=generator_for(0, "images compared"))[: len(training)]
+        features = training if row == "real" else self.sets.extracted(made.images[order])
+        return {
+            "kid": kernel_distance(features, held_out),
+            "fid": frechet_distance(features, held_out),
+            "coverage": density_and_coverage(features, held_out)[1],
+            "compared": len(features),
+        }
+
+    def row(self, name: str) -> dict[str, Any]:
+        """All figures of a row that need no other row."""
+        classifiers = [
+            self.cell(f"{name}.classifier.{seed}", lambda seed=seed: self.classified(name, seed))
+            for seed in self.options.seeds
+        ]
+        figures: dict[str, Any] = {}
+        for split, suffix in (("testing", ""), ("validation", "_validation")):
+            for measure in ("accuracy", "auroc", "kappa"):
+                values = [cell[split][measure] for cell in classifiers]
+                figures[f"{measure}{suffix}_mean"] = statistics.fmean(values)
+                figures[f"{measure}{suffix}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+                figures[f"{measure}{suffix}_by_seed"] = values
+        figures["accuracy_interval_95"] = list(mean_with_interval(self.right(classifiers))[1])
+        figures["recall"] = [
+            statistics.fmean(shares) for shares in zip(*(c["testing"]["recall"] for c in classifiers), strict=True)
+        ]
+        made = self.images(name)
+        patients = len(set(self.patients["training"]))
+        return {
+            **figures,
+            **self.cell(f"{name}.attack", lambda: self.attacked(name)),
+            **self.cell(f"{plain(name)}.distances", lambda: self.distances(plain(name))),
+            **self.cell(f"{plain(name)}.quality", lambda: self.quality(plain(name))),
+            **made.about,
+            "images": len(made.images),
+            "images_per_patient": made.about["available"] / patients,
+        }
+
+    def right(self, classifiers: list[dict[str, Any]]) -> torch.Tensor:
+        """Share of right answers by test patient and seed, [patients, seeds]."""
+        scores = torch.tensor([cell["right"] for cell in classifiers]).double().T
+        names = self.patients["testing"]
+        order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+        number = torch.tensor([order[name] for name in names])
+        counts = torch.bincount(number)
+        return (
+            torch.zeros(len(order), scores.shape[1], dtype=torch.double).index_add_(0, number, scores) / counts[:, None]
+        )
+
+    def compared(self, name: str) -> dict[str, Any]:
+        """Accuracy against the reference rows, paired by patient and seed."""
+        of = lambda row: self.right(  # noqa: E731
+            [
+                self.cell(f"{row}.classifier.{seed}", lambda seed=seed: self.classified(row, seed))
+                for seed in self.options.seeds
+            ]
+        )
+        found: dict[str, Any] = {}
+        for reference in REFERENCES:
+            if reference in self.options.rows and reference != name:
+                against = paired_difference(of(name), of(reference))
+                found[f"accuracy_p_vs_{reference}"] = against["p"]
+                found[f"accuracy_minus_{reference}"] = against["difference"]
+                found[f"accuracy_minus_{reference}_95"] = against["interval_95"]
+        return found
+
+
+SETTINGS = (
+    *("images", "pairs", "steps", "published_pairs", "published_steps", "published_iterations", "epochs", "draws"),
+    *("teachers", "seed", "patience"),
+)
+COLUMNS = {
+    "accuracy_mean": "accuracy",
+    "accuracy_sd": "sd",
+    "auroc_mean": "AUROC",
+    "kappa_mean": "kappa",
+    "accuracy_p_vs_linear": "p linear",
+    "accuracy_p_vs_gate_only": "p gated",
+    "mia": "MIA",
+    "mia_low": "low",
+    "mia_high": "high",
+    "mia_distance": "MIA dist",
+    "mml_train": "mmL",
+    "mml_members": "members",
+    "mml_holdout": "others",
+    "kid": "KID",
+    "fid": "FID",
+    "seconds_per_image": "s/image",
+    "images": "images",
+}
+
+
+def print_table(rows: dict[str, dict[str, Any]]) -> None:
+    """One line a row."""
+    print(f"{'row':<18}" + "".join(f"{title:>10}" for title in COLUMNS.values()))
+    for name, row in rows.items():
+        values = [row.get(column) for column in COLUMNS]
+        print(f"{name:<18}" + "".join(f"{'-' if v is None else format(v, '.4g'):>10}" for v in values), flush=True)
+
+
+def main() -> None:
+    """Make what is missing, print the table, write JSON after every row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rows, images and seeds")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--work", type=Path, help="folder of the cells (default: a temporary one)")
+    parser.add_argument("--pictures", type=Path, help="write sample grids, a walk and the plane here")
+    add_bundle_options(parser)
+    parser.add_argument("--extractor_weights", default="", help="SqueezeNet for KID (default: a random network)")
+    parser.add_argument("--rows", nargs="+", default=[], help="only these, e.g. real linear plan plan-teacher")
+    parser.add_argument("--ks", type=int, nargs="*", default=[5, 12])
+    parser.add_argument("--images", type=int, default=2048, help="of a synthetic row, at most")
+    parser.add_argument("--pairs", type=int, default=128, help="of each class")
+    parser.add_argument("--steps", type=int, default=14, help="points of a path, both ends included")
+    parser.add_argument("--published_pairs", type=int, default=6, help="of each class, for the paper's walk")
+    parser.add_argument("--published_steps", type=int, default=50)
+    parser.add_argument("--published_iterations", type=int, default=500)
+    parser.add_argument("--epochs", type=int, default=10, help="of a classifier")
+    parser.add_argument("--draws", type=int, default=2048, help="images of an epoch")
+    parser.add_argument("--teachers", type=int, default=3)
+    parser.add_argument("--patience", type=int, default=20, help="blocks of 256 samples without any accepted")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of a row's classifiers")
+    options = parser.parse_args()
+    if options.quick:
+        options.images, options.pairs, options.epochs, options.draws, options.seeds = 128, 12, 1, 128, [0, 1]
+        options.teachers, options.ks = 1, [12]
+        options.rows = ["real", "gate_only", "linear", "linear+teacher", "plan", "k12", "k12_walk"]
+    synthetic = [*ROWS[1:], *(f"k{k}{walk}" for k in options.ks for walk in ("", "_walk"))]
+    options.rows = options.rows or ["real", *synthetic, *ABLATIONS]
+    with tempfile.TemporaryDirectory() as folder:
+        options.work = options.work or Path(folder)
+        options.work.mkdir(parents=True, exist_ok=True)
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """The table of the rows asked for."""
+    table = PaperTable(options)
+    device = table.sets.device
+    print(f"{machine_name(device)}; torch {torch.__version__}; distance: {table.sets.distance}", flush=True)
+    record = {
+        "dataset": Path(options.dataset_dir).name or "embedded phantoms",
+        "distance": table.sets.distance,
+        "patients": {name: len(set(patients)) for name, patients in table.patients.items()},
+        "class_shares": table.shares.tolist(),
+        "seeds": options.seeds,
+        **{name: getattr(options, name) for name in SETTINGS},
+        **about(device),
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for name in options.rows:
+        rows[name] = table.row(name)
+        print(
+            name,
+            {column: rows[name].get(column) for column in ("accuracy_mean", "auroc_mean", "mml_train")},
+            flush=True,
+        )
+        if options.json:
+            write_json(options.json, {"rows": rows, **record})
+    rows = {name: {**row, **table.compared(name)} for name, row in rows.items()}
+    print_table(rows)
+    if options.json:
+        write_json(options.json, {"rows": rows, **record})
+    if options.pictures:
+        made = {name: replace(table.images(name), walks=None) for name in rows}
+        write_pictures(options, table.sets, made, rows)
+
+
+if __name__ == "__main__":
+    main()
