@@ -21,6 +21,7 @@ from monai_plan.latent import (
     InvertedImages,
     LatentPrior,
     WalkSet,
+    WalkSteering,
     fit_walk_network,
     group_centroids,
     group_patients,
@@ -114,11 +115,15 @@ class PaperRows:
 
     @cached_property
     def _walker(self) -> torch.nn.Module:
-        solver = lambda pairs, steps, steering: self.guided(steps)(pairs)  # noqa: E731
+        def solver(pairs: AnchorPairs, steps: int, steering: WalkSteering) -> torch.Tensor:
+            return self.guided(steps)(pairs)
+
         found: list[torch.nn.Module] = []
-        fit = lambda: found.append(  # noqa: E731
-            fit_walk_network(solver, self.steering, self.options.steps, seed=self.options.seed, progress=False)
-        )
+
+        def fit() -> None:
+            steps, seed = self.options.steps, self.options.seed
+            found.append(fit_walk_network(solver, self.steering, steps, seed=seed, progress=False))
+
         self.setup_seconds["plan_amortised"] = seconds(fit, self.sets.device)
         return found[0]
 
@@ -239,8 +244,13 @@ class PaperRows:
         factor = 1.0
         if walk == self.published:
             factor = self.options.published_iterations / COUNTED
-            steps = self.options.published_steps
-            walk = lambda pairs: walk_private(pairs, steps, self.steering, iterations=COUNTED, progress=False)  # noqa: E731
+            walk = partial(
+                walk_private,
+                steps=self.options.published_steps,
+                steering=self.steering,
+                iterations=COUNTED,
+                progress=False,
+            )
         with FlopCounterMode(display=False) as walking:
             points = walk(few)
         with FlopCounterMode(display=False) as checking:

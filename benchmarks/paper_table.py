@@ -173,6 +173,13 @@ class PaperTable:
             "answers": {name: part.tolist() for name, part in answers.items()},
         }
 
+    def classifiers(self, row: str) -> list[dict[str, Any]]:
+        """The cells of a row's classifiers, one a seed."""
+        return [
+            self.cell(f"{row}.classifier.{seed}", lambda seed=seed: self.classified(row, seed))
+            for seed in self.options.seeds
+        ]
+
     def attacked(self, row: str) -> dict[str, Any]:
         """The attacker's network on each classifier; the validation images, which chose its epoch, stay out."""
         rows = self.everyone.member | torch.tensor(
@@ -184,19 +191,18 @@ class PaperTable:
             self.everyone.labels[rows],
         )
         found = []
-        for seed in self.options.seeds:
-            answers = self.cell(f"{row}.classifier.{seed}", lambda seed=seed: self.classified(row, seed))["answers"]
+        for cell in self.classifiers(row):
+            answers = cell["answers"]
             probabilities = torch.tensor([line for name in self.patients for line in answers[name]])
             outputs = classifier_outputs(probabilities, self.everyone.labels)[rows]
             found.append(membership_network(outputs, part, self.options.seed))
-        mean = lambda values: statistics.fmean(values)  # noqa: E731
         return {
-            "mia": mean(f.value for f in found),
-            "mia_low": mean(f.interval[0] for f in found),
-            "mia_high": mean(f.interval[1] for f in found),
-            "mia_control": mean(f.control for f in found),
-            "mia_control_low": mean(f.control_interval[0] for f in found),
-            "mia_control_high": mean(f.control_interval[1] for f in found),
+            "mia": statistics.fmean(f.value for f in found),
+            "mia_low": statistics.fmean(f.interval[0] for f in found),
+            "mia_high": statistics.fmean(f.interval[1] for f in found),
+            "mia_control": statistics.fmean(f.control for f in found),
+            "mia_control_low": statistics.fmean(f.control_interval[0] for f in found),
+            "mia_control_high": statistics.fmean(f.control_interval[1] for f in found),
             "mia_by_seed": [f.value for f in found],
         }
 
@@ -248,10 +254,7 @@ class PaperTable:
 
     def row(self, name: str) -> dict[str, Any]:
         """All figures of a row that need no other row."""
-        classifiers = [
-            self.cell(f"{name}.classifier.{seed}", lambda seed=seed: self.classified(name, seed))
-            for seed in self.options.seeds
-        ]
+        classifiers = self.classifiers(name)
         figures: dict[str, Any] = {}
         for split, suffix in (("testing", ""), ("validation", "_validation")):
             for measure in ("accuracy", "auroc", "kappa"):
@@ -288,16 +291,10 @@ class PaperTable:
 
     def compared(self, name: str) -> dict[str, Any]:
         """Accuracy against the reference rows, paired by patient and seed."""
-        of = lambda row: self.right(  # noqa: E731
-            [
-                self.cell(f"{row}.classifier.{seed}", lambda seed=seed: self.classified(row, seed))
-                for seed in self.options.seeds
-            ]
-        )
         found: dict[str, Any] = {}
         for reference in REFERENCES:
             if reference in self.options.rows and reference != name:
-                against = paired_difference(of(name), of(reference))
+                against = paired_difference(*(self.right(self.classifiers(row)) for row in (name, reference)))
                 found[f"accuracy_p_vs_{reference}"] = against["p"]
                 found[f"accuracy_minus_{reference}"] = against["difference"]
                 found[f"accuracy_minus_{reference}_95"] = against["interval_95"]

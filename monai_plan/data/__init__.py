@@ -8,3 +8,4 @@ from .phantom import fundus_datalist, phantom_datalist
 from .privacy_walk import PrivacyWalkDataLoader, PrivacyWalkDataset, PrivacyWalkSampler
 from .release import write_release
 from .stacked import StackedImages, stack_images
+from .walk_dataset import class_shares

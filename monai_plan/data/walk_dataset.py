@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +15,13 @@ from monai_plan.data.walk_pool import WalkPool
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.utils import PlanKeys
 
-__all__ = ["PrivacyWalkDataset"]
+__all__ = ["PrivacyWalkDataset", "class_shares"]
+
+
+def class_shares(items: Sequence[Mapping[str, Any]], num_classes: int) -> list[float]:
+    """How often each class 0 .. ``num_classes`` - 1 occurs among ``items`` with ``label``; sums to 1."""
+    counts = Counter(int(item[PlanKeys.LABEL.value]) for item in items)
+    return [counts[label] / len(items) for label in range(num_classes)]
 
 
 class PrivacyWalkDataset(Dataset):
@@ -41,10 +49,12 @@ class PrivacyWalkDataset(Dataset):
             a resumed run plans its epoch again. It runs in a thread of its own, with gradients as a new thread has
             them (on), and must not draw from global random state. With ``prefetch`` that is beside the training, so
             none of its networks may be the one that is trained. ``None`` keeps ``walks``.
+        class_shares: with ``balance``, how often each class occurs instead of equally often, by class number; e.g.
+            :func:`class_shares` of the training images, so that a classifier learns their prevalence.
 
     Raises:
         TypeError: ``walks`` is neither a WalkSet nor a path, or ``planner`` cannot be called.
-        ValueError: there is no path, or ``images_per_epoch`` < 1.
+        ValueError: there is no path, ``images_per_epoch`` < 1, or ``class_shares`` do not fit the walks' classes.
         FileNotFoundError: there is no such file.
     """
 
@@ -55,6 +65,7 @@ class PrivacyWalkDataset(Dataset):
         seed: int = 0,
         balance: bool = True,
         planner: Callable[[int], WalkSet] | None = None,
+        class_shares: Sequence[float] | None = None,
     ) -> None:
         if isinstance(walks, (str, os.PathLike)):
             walks = WalkSet.load(walks)
@@ -72,11 +83,14 @@ class PrivacyWalkDataset(Dataset):
                 f"planner must be a function of the epoch that gives a WalkSet, got {type(planner).__qualname__}; in a "
                 'config write it as an expression, e.g. "$lambda epoch: ..."'
             )
+        if class_shares is not None:
+            _check_shares(class_shares, walks, balance)
         self.seed = int(seed)
         self.images_per_epoch = images_per_epoch
         self.balance = balance
+        self.class_shares = class_shares
         self.planner = planner
-        self.pool = WalkPool(walks, images_per_epoch, self.seed, balance)
+        self.pool = WalkPool(walks, images_per_epoch, self.seed, balance, class_shares)
 
     @property
     def walks(self) -> WalkSet:
@@ -107,7 +121,7 @@ class PrivacyWalkDataset(Dataset):
         if self.planner is not None and epoch > 0:
             walks = self.planner(epoch)
             self._check_planned(walks, epoch)
-            pool = WalkPool(walks, self.images_per_epoch, self.seed, self.balance)
+            pool = WalkPool(walks, self.images_per_epoch, self.seed, self.balance, self.class_shares)
         if generator is not None:
             pool.require_verified(generator)
         return pool
@@ -135,3 +149,17 @@ class PrivacyWalkDataset(Dataset):
                 f"{int(self.walks.labels[first])}; an index keeps its class in all epochs, so keep the classes and "
                 "their order when pairs are drawn anew"
             )
+
+
+def _check_shares(shares: Sequence[float], walks: WalkSet, balance: bool) -> None:
+    if not balance:
+        raise ValueError("class_shares say how classes are balanced; leave balance true, or leave the shares out")
+    classes = walks.labels.unique().tolist()
+    given = [label for label, share in enumerate(shares) if share > 0]
+    if min(shares, default=-1) < 0 or not set(classes) >= set(given) or not given:
+        raise ValueError(
+            f"class_shares {list(shares)} for walks of the classes {classes}: give one share from 0 on for each class, "
+            "and none to classes without a walk"
+        )
+    if max(classes) >= len(shares):
+        raise ValueError(f"{len(shares)} class_shares, and the walks have the class {max(classes)}; give one for each")

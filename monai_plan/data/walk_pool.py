@@ -30,7 +30,7 @@ class WalkPool:
         walks: at least one path.
         images_per_epoch: >= 1.
         seed: of all draws.
-        balance: see :class:`~monai_plan.data.PrivacyWalkDataset`.
+        balance, class_shares: see :class:`~monai_plan.data.PrivacyWalkDataset`.
 
     Attributes:
         walks: on the CPU, without gradients.
@@ -38,7 +38,14 @@ class WalkPool:
         unverified_classes: labels of the classes without a verified point.
     """
 
-    def __init__(self, walks: WalkSet, images_per_epoch: int, seed: int, balance: bool = True) -> None:
+    def __init__(
+        self,
+        walks: WalkSet,
+        images_per_epoch: int,
+        seed: int,
+        balance: bool = True,
+        class_shares: Sequence[float] | None = None,
+    ) -> None:
         walks = replace(
             walks, points=walks.points.detach().cpu(), labels=walks.labels.cpu(), verified=walks.verified.cpu()
         )
@@ -51,7 +58,11 @@ class WalkPool:
         families = by_class if balance else [torch.arange(len(walks))]
         rng = generator_for(seed, "walk dataset")
         # each index belongs to a family (a class) and has a rank within it
-        self._family = (torch.arange(images_per_epoch) % len(families))[torch.randperm(images_per_epoch, generator=rng)]
+        if class_shares is None:
+            dealt = torch.arange(images_per_epoch) % len(families)
+        else:
+            dealt = _dealt(images_per_epoch, [class_shares[label] for label in self._classes])
+        self._family = dealt[torch.randperm(images_per_epoch, generator=rng)]
         self._rank = torch.zeros(images_per_epoch, dtype=torch.int64)
         self._size = torch.bincount(self._family, minlength=len(families))
         for family, size in enumerate(self._size.tolist()):
@@ -162,6 +173,14 @@ class WalkPool:
         self._has_length = (~isolated | bare).double()
         segments = torch.where(isolated.unsqueeze(1), points, between)
         return segments | (bare.unsqueeze(1) & is_segment)
+
+
+def _dealt(count: int, shares: Sequence[float]) -> torch.Tensor:
+    """Family numbers [count], each as often as its share says (by largest remainder)."""
+    exact = torch.tensor(shares, dtype=torch.float64) * count / sum(shares)
+    sizes = (exact + 1e-9).long()
+    sizes[(sizes - exact).argsort(stable=True)[: count - int(sizes.sum())]] += 1
+    return torch.arange(len(shares)).repeat_interleave(sizes)
 
 
 class _Lists:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from walk_fakes import spelling_walks
 
-from monai_plan.data import PrivacyWalkDataset
+from monai_plan.data import PrivacyWalkDataset, class_shares
 
 
 def test_items_are_deterministic_and_balanced():
@@ -49,3 +49,35 @@ def test_reads_a_file(tmp_path):
 def test_refuses(walks, images, error, message):
     with pytest.raises(error, match=message):
         PrivacyWalkDataset(walks, images)
+
+
+def test_class_shares_of_training_items():
+    items = [{"label": label} for label in (0, 0, 0, 2)]
+    assert class_shares(items, 3) == [0.75, 0.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    "shares, expected",
+    [([0.5, 0.5], [6, 6]), ([0.75, 0.25], [9, 3]), ([2, 1], [8, 4]), ([0.9, 0.1], [11, 1]), ([1, 0], [12, 0])],
+)
+def test_classes_come_as_often_as_their_shares_say(shares, expected):
+    dataset = PrivacyWalkDataset(spelling_walks(), 12, class_shares=shares)
+    labels = [dataset[i]["label"] for i in range(12)]
+    assert [labels.count(0), labels.count(1)] == expected
+    paths = {dataset[i]["path_id"] for i in range(12)}
+    assert all(int(dataset.walks.labels[dataset[i]["path_id"]]) == labels[i] for i in range(12)) and len(paths) > 2
+
+
+@pytest.mark.parametrize(
+    "shares, balance, message",
+    [
+        ([0.5], True, "class 1"),
+        ([0.5, -0.5], True, "from 0 on"),
+        ([0.0, 0.0], True, "from 0 on"),
+        ([0.3, 0.3, 0.4], True, "without a walk"),
+        ([0.5, 0.5], False, "leave balance true"),
+    ],
+)
+def test_refuses_shares(shares, balance, message):
+    with pytest.raises(ValueError, match=message):
+        PrivacyWalkDataset(spelling_walks(), 12, balance=balance, class_shares=shares)
