@@ -103,6 +103,7 @@ class ImageSets:
         seed: int,
         shares: torch.Tensor | None = None,
         teachers: Sequence[nn.Module] = (),
+        mix: bool = False,
     ) -> nn.Module:
         """A classifier trained on images drawn from a set with replacement, its epoch chosen on validation images.
 
@@ -110,11 +111,14 @@ class ImageSets:
             images, labels: the set.
             seed: of the initial weights, the order and dropout.
             shares: how often each class is drawn, [classes]; by default equally often.
+            mix: blend images and their hard labels in pairs (mixup), a control for what teachers add.
             teachers: networks whose mean answer about each augmented, blended image is its label; none for hard labels.
         """
         network = initial_network(self.config.get_parsed_content("network_factory"), seed)
-        counts = torch.bincount(labels, minlength=int(labels.max()) + 1).double()
-        often = (torch.ones(len(counts)) if shares is None else shares).double() / counts
+        classes = int(self.config.get_parsed_content("num_classes"))
+        counts = torch.bincount(labels, minlength=classes).double()
+        often = torch.ones(classes).double() if shares is None else shares.double()
+        often = torch.where(counts > 0, often / counts.clamp_min(1), 0.0)
         with torch.random.fork_rng():
             torch.manual_seed(generator_for(seed, "classifier").initial_seed())
             sampler = WeightedRandomSampler(often[labels], self.options.draws, generator=generator_for(seed, "order"))
@@ -122,9 +126,11 @@ class ImageSets:
             validation = self.real["validation"]
             validation_loader = DataLoader(_items(validation.images, validation.labels), batch_size=64)
             augment = self.config.get_parsed_content("augment")
-            prepare = (
-                TaughtPrepareBatch(augment, teachers, seed=seed) if teachers else AugmentedPrepareBatch(augment, seed)
-            )
+            prepare = AugmentedPrepareBatch(augment, seed)
+            if teachers:
+                prepare = TaughtPrepareBatch(augment, teachers, seed=seed)
+            elif mix:
+                prepare = MixedPrepareBatch(augment, classes, seed)
             train_classifier(network, drawn, validation_loader, self.options.epochs, 1e-3, self.device, prepare)
         return network
 
@@ -132,6 +138,22 @@ class ImageSets:
         """A network's probabilities, [N, classes]."""
         labels = torch.zeros(len(images), dtype=torch.long)
         return predict(network, DataLoader(_items(images, labels), batch_size=64), self.device)[0]
+
+
+class MixedPrepareBatch(AugmentedPrepareBatch):
+    """Images blended in pairs as :class:`TaughtPrepareBatch` does it, their hard labels blended alike."""
+
+    def __init__(self, augment: Any, classes: int, seed: int) -> None:
+        super().__init__(augment, seed)
+        self.classes = classes
+
+    def __call__(self, batchdata: Any, device: Any, non_blocking: bool = False, **kwargs: Any) -> tuple[Any, Any]:
+        images, labels = super().__call__(batchdata, device, non_blocking, **kwargs)
+        rng = self._next_rng()
+        own = 0.5 + 0.5 * torch.rand(len(images), 1, 1, 1, generator=rng).to(images)
+        partner = torch.randperm(len(images), generator=rng)
+        hard = torch.nn.functional.one_hot(labels, self.classes).to(images)
+        return torch.lerp(images[partner], images, own), torch.lerp(hard[partner], hard, own.flatten(1))
 
 
 def _items(images: torch.Tensor, labels: torch.Tensor) -> list[dict[str, Any]]:

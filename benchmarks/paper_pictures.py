@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,11 @@ TITLES = {
 
 
 def write_pictures(
-    options: argparse.Namespace, sets: ImageSets, made: Mapping[str, Made], rows: Mapping[str, dict[str, Any]]
+    options: argparse.Namespace,
+    sets: ImageSets,
+    drawn: Iterable[str],
+    images: Callable[[str], Made],
+    rows: Mapping[str, dict[str, Any]],
 ) -> None:
     """``samples_<row>.png`` of the synthetic rows, ``walk_beside_line.png`` and ``plane.png`` in ``options.pictures``.
 
@@ -33,12 +37,10 @@ def write_pictures(
     """
     folder = Path(options.pictures)
     folder.mkdir(parents=True, exist_ok=True)
-    loaders = {
-        name: [{"image": row.images, "label": row.labels}]
-        for name, row in made.items()
-        if name != "real" and not name.endswith("teacher")
-    }
-    write_sample_grids(loaders, folder, int(sets.config.get_parsed_content("num_classes")))
+    classes = int(sets.config.get_parsed_content("num_classes"))
+    for name in sorted(drawn):
+        row = images(name)
+        write_sample_grids({name: [{"image": row.images, "label": row.labels}]}, folder, classes)
     walks = [Path(options.work, f"{name}.walks.safetensors") for name in ("linear", "plan")]
     if all(path.is_file() for path in walks):
         line, walk = map(WalkSet.load, walks)
@@ -57,8 +59,10 @@ def write_plane(rows: Mapping[str, dict[str, Any]], distance: str, path: Path) -
     for name, row in rows.items():
         low, high = row["accuracy_interval_95"]
         mean = row["accuracy_mean"]
-        marker = "s" if name == "real" else "^" if name.endswith("teacher") else "o"
-        axes.errorbar(row["mml_train"], mean, [[mean - low], [high - mean]], fmt=marker, capsize=2, alpha=0.8)
+        marker = "s" if name == "real" else "^" if name.endswith(("teacher", "mixup")) else "o"
+        axes.errorbar(
+            row["mml_train"], mean, [[max(0, mean - low)], [max(0, high - mean)]], fmt=marker, capsize=2, alpha=0.8
+        )
         plain, plus, taught = name.partition("+")
         axes.annotate(
             TITLES.get(plain, plain) + plus + taught, (row["mml_train"], mean), (4, 4), textcoords="offset points"

@@ -41,6 +41,8 @@ from monai_plan.utils import generator_for
 Walk = Callable[[AnchorPairs], torch.Tensor]
 COUNTED = 2
 """Pairs whose arithmetic is counted."""
+BLOCK = 256
+"""Samples looked at at once."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Made:
         images: [N, C, S, S], on the CPU.
         labels: [N].
         about: plain values: ``available`` (accepted images there were to choose from), ``looked_at``,
-            ``seconds_per_image`` and ``gflop_per_image`` (per accepted one; None where nothing is made),
-            ``setup_seconds`` (training of guide or walker, not charged to the images).
+            ``seconds_per_image`` (wall time) and ``gflop_per_image``, per accepted one (None where nothing is made;
+            without inversion and grouping), ``walker_seconds`` (training of the amortised walk's network, not charged
+            to the images; the guide's was taken by the stage walk).
         walks: where the images are of walks.
     """
 
@@ -72,7 +75,7 @@ class PaperRows:
         self.per_class = math.ceil(options.images / self.classes)
         self.prior = LatentPrior.fit(self.generator).to(sets.device)
         self.guide = LatentGuide.load(sets.config.get_parsed_content("guide_file")).to(sets.device).eval()
-        self.setup_seconds: dict[str, float] = {}
+        self.walker_seconds = 0.0
 
     @cached_property
     def rows(self) -> dict[str, Callable[[], Made]]:
@@ -86,6 +89,8 @@ class PaperRows:
             "gate_only": self.sampled,
             "linear": lambda: self.walked(partial(walk_linear, steps=self.options.steps), pairs, repair=False),
             "plan_published": lambda: self.walked(self.published, few, repair=False),
+            "linear_few": lambda: self.walked(partial(walk_linear, steps=self.options.published_steps), few, False),
+            "plan_few": lambda: self.walked(self.guided(self.options.published_steps), few),
             "plan": lambda: self.walked(guided, pairs),
             "plan_amortised": lambda: self.walked(self.amortised, pairs),
         }
@@ -124,7 +129,7 @@ class PaperRows:
             steps, seed = self.options.steps, self.options.seed
             found.append(fit_walk_network(solver, self.steering, steps, seed=seed, progress=False))
 
-        self.setup_seconds["plan_amortised"] = seconds(fit, self.sets.device)
+        self.walker_seconds = seconds(fit, self.sets.device)
         return found[0]
 
     def amortised(self, pairs: AnchorPairs) -> torch.Tensor:
@@ -157,7 +162,7 @@ class PaperRows:
         return Made(images[0], anchors.labels, about)
 
     def between(self, anchors: AnchorSet) -> Made:
-        """Guided walks between given anchors; the single anchor of a class gives its own image."""
+        """Guided walks between given anchors; the single anchor of a class gives its own image, if it is accepted."""
         counts = torch.bincount(anchors.labels, minlength=self.classes)
         pairs_of = {
             label: min(self.options.pairs, n * (n - 1) // 2) for label, n in enumerate(counts.tolist()) if n > 1
@@ -168,10 +173,12 @@ class PaperRows:
         pairs = pair_anchors(several, pairs_of, self.options.seed)
         per_class = 1.25 * self.per_class * len(pairs_of) / sum(pairs_of.values())
         made = self.walked(self.guided(2 + math.ceil(per_class)), pairs)
-        if alone:
-            images = torch.cat([made.images, render(self.generator, anchors.latents[alone])])
-            made = dataclasses.replace(made, images=images, labels=torch.cat([made.labels, anchors.labels[alone]]))
-            made.about["classes_of_one_anchor"] = anchors.labels[alone].tolist()
+        if alone:  # an anchor is an end: it is shown only if the gate and the label network let it pass
+            latents, labels = anchors.latents[alone], anchors.labels[alone]
+            good = self.sets.passing(latents, labels)
+            images = torch.cat([made.images, render(self.generator, latents)[good]])
+            made = dataclasses.replace(made, images=images, labels=torch.cat([made.labels, labels[good]]))
+            made.about |= {"classes_of_one_anchor": labels.tolist(), "of_them_accepted": labels[good].tolist()}
         return made
 
     def sampled(self) -> Made:
@@ -183,27 +190,28 @@ class PaperRows:
             nonlocal looked_at
             for label in range(self.classes):
                 kept: list[torch.Tensor] = []
-                number = 0
-                while sum(map(len, kept)) < self.per_class:
-                    block = random_anchors(self.generator, 256, seed=10_000 + 97 * number)
+                for number in range(self.options.patience):
+                    block = random_anchors(self.generator, BLOCK, seed=10_000 + 97 * number)
                     latents = block.latents[block.labels == label]
-                    good = self.sets.passing(latents, torch.full((len(latents),), label))
-                    looked_at, number = looked_at + len(latents), number + 1
+                    good = self.sets.passing(latents, torch.full((BLOCK,), label))
+                    looked_at += BLOCK
                     kept.append(latents[good])
-                    if number == self.options.patience and not sum(map(len, kept)):
-                        raise ValueError(f"none of {looked_at} samples of class {label} was accepted")
-                found.append((torch.cat(kept)[: self.per_class], torch.full((self.per_class,), label)))
+                    if sum(map(len, kept)) >= self.per_class:
+                        break
+                accepted = torch.cat(kept)
+                found.append((accepted, torch.full((len(accepted),), label)))
 
         took = seconds(look, self.sets.device)
-        latents, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+        available = sum(len(latents) for latents, _ in found)
+        latents = torch.cat([latents[: self.per_class] for latents, _ in found])
+        labels = torch.cat([labels[: self.per_class] for _, labels in found])
         with FlopCounterMode(display=False) as counted:
             self.sets.passing(latents[:DRAWN_AT_ONCE], labels[:DRAWN_AT_ONCE])
-        accepted = len(latents) / looked_at
         about = {
-            "available": len(latents),
+            "available": available,
             "looked_at": looked_at,
-            "seconds_per_image": took / len(latents),
-            "gflop_per_image": counted.get_total_flops() / 1e9 / min(DRAWN_AT_ONCE, len(latents)) / accepted,
+            "seconds_per_image": took / available,
+            "gflop_per_image": counted.get_total_flops() / 1e9 / len(latents[:DRAWN_AT_ONCE]) * looked_at / available,
         }
         return Made(render(self.generator, latents), labels, about)
 
@@ -224,7 +232,7 @@ class PaperRows:
             "paths": len(walks),
             "seconds_per_image": took / accepted,
             "gflop_per_image": self._gflop(walk, pairs, repair),
-            "setup_seconds": self.setup_seconds.get("plan_amortised" if walk == self.amortised else "", 0.0),
+            **({"walker_seconds": self.walker_seconds} if walk == self.amortised else {}),
         }
         paths, points = walks.verified.nonzero(as_tuple=True)
         labels, latents = walks.labels[paths], walks.points[paths, points]

@@ -6,22 +6,27 @@ except those of bare centroids, which k-same would release as they are):
 - ``real``: the training images. ``gate_only``: random latents, sampled and gated, no walk.
 - ``linear``: straight lines between random anchors. ``plan_published``: the paper's walk (its weights, 50 points, 500
   iterations) between the first few of the same pairs. ``plan``: the bundle's guided walk between the same pairs.
-  ``plan_amortised``: one forward pass of a network trained on such walks.
+  ``plan_amortised``: one forward pass of a network trained on such walks. ``linear_few`` and ``plan_few``: lines and
+  guided walks between the very pairs of ``plan_published``, with as many points, because those are few for their cost.
 - ``k5``, ``k12``: centroids of at least so many patients; ``k5_walk``, ``k12_walk``: guided walks between them.
 Classifiers of ``plan``, ``plan_amortised`` and ``k*_walk`` are trained as the bundle does it: with the answers of
 several networks that were trained on real images as soft labels (``TaughtPrepareBatch``); those of all other rows, as
 in the papers, with hard labels. To tell the two apart, ``<row>+teacher`` and ``<row>-teacher`` train on a row's images
-with soft and with hard labels.
+with soft and with hard labels, ``<row>+mixup`` with hard labels blended like the images. (The bundle's own table has
+the walk between centroids of k patients under the name ``plan``, here ``k12_walk``, and soft labels for lines, too.)
 
 Columns: accuracy, AUROC and, for grades, quadratic kappa on the test split, of five classifiers a row, each trained
 with the bundle's settings, its epoch chosen on the validation split; classes are drawn as often as in the training
-split. Differences from ``linear``, ``gate_only`` and ``real`` are paired by test patient and seed. ``mia``: balanced
-accuracy of an attacker's network that reads the classifiers' outputs; ``mia_distance``: AUROC of the distance to the
-nearest synthetic image; both with interval and control. Mean distance to the nearest training image, held-out image
-(``mml_holdout``) and training image of as many (``mml_members``); KID, FID and coverage with their floors (training
-against held-out images). Cost of an accepted image.
+split. Differences from reference rows are paired by test patient and seed; they hold for these images, teachers and
+this generator, not for others that could have been drawn, and are not corrected for their number. ``mia``: balanced
+accuracy of an attacker's network that reads a classifier's outputs; ``mia_distance``: AUROC of the distance to the
+nearest synthetic image; both with interval (the mean of the classifiers' interval ends) and control. Mean distance to
+the nearest training image, held-out image (``mml_holdout``) and training image of as many (``mml_members``). KID, FID
+and coverage against the test split, of as many images as there are training images, in their classes' shares; in the
+row ``real`` the floors (training against test images); none for rows of fewer images. Cost of an accepted image.
 
-Every cell is a JSON of its own in ``--work``; what is there is not made again.
+Every cell is a JSON of its own in ``--work``; what is there, made from the same files, config and images, is not made
+again. Keep that folder, and the pictures of ``k5`` and ``k12``, where the patients' data may be.
 
     python benchmarks/paper_table.py --dataset_dir DIR --datalist FILE --models_dir DIR --private_dir DIR \\
         --lpips_weights SQUEEZENET --work DIR --json paper_table.json --pictures DIR
@@ -31,11 +36,12 @@ Every cell is a JSON of its own in ``--work``; what is there is not made again.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import re
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -67,25 +73,28 @@ from monai_plan.utils import (
     machine_name,
     patient_of,
     save_tensors,
-    weights_digest,
+    sha256_of,
     write_json,
 )
 
 ROWS = ("real", "gate_only", "linear", "plan_published", "plan", "plan_amortised")
-ABLATIONS = ("linear+teacher", "gate_only+teacher", "plan-teacher", "real+teacher")
-REFERENCES = ("linear", "gate_only", "real")
+ABLATIONS = (
+    *("linear+teacher", "gate_only+teacher", "plan-teacher", "plan+mixup", "real+teacher"),
+    *("linear_few", "plan_few-teacher"),
+)
+REFERENCES = ("linear", "gate_only", "real", "linear+teacher", "gate_only+teacher", "linear_few")
 HELD_OUT = ("validation", "testing")
 
 
 def plain(row: str) -> str:
     """The row whose images a row is trained on."""
-    return row.removesuffix("+teacher").removesuffix("-teacher")
+    return re.sub(r"([+-]teacher|[+]mixup)$", "", row)
 
 
 def is_taught(row: str) -> bool:
     """Whether a row's labels are the teachers'."""
     ours = row.startswith("plan") and row != "plan_published" or row.endswith("_walk")
-    return row.endswith("+teacher") or (ours and not row.endswith("-teacher"))
+    return row.endswith("+teacher") or (ours and plain(row) == row)
 
 
 class PaperTable:
@@ -103,10 +112,16 @@ class PaperTable:
         member = torch.arange(len(names)) < len(self.patients["training"])
         labels = torch.cat([real[name].labels for name in self.patients])
         self.everyone = RealPatients(names, member, labels)
-        steering = self.maker.steering
-        networks = (steering.generator, steering.identity_network, steering.label_network, self.sets.gate.embedder)
+        config = self.sets.config
+        files = [config.get_parsed_content(name) for name in FILES]
+        settings = [config.get(name) for name in CONFIG]
+        pixels = hashlib.sha256(self.real_images.contiguous().numpy().data).hexdigest()
         drawn = {name: value for name, value in vars(options).items() if name in SETTINGS}
-        self.made_with = fingerprint(*map(weights_digest, networks), drawn, names)
+        measures = (self.sets.distance, bool(options.extractor_weights))
+        self.made_with = fingerprint(
+            *([sha256_of(file) if Path(file).is_file() else None for file in files], settings, pixels, drawn, measures),
+            *(list(self.patients.items()), labels.tolist()),
+        )
 
     def cell(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A finished cell, from its file if it was made with the same weights, data and settings."""
@@ -116,7 +131,7 @@ class PaperTable:
             if kept["made_with"] == self.made_with:
                 return kept["cell"]
         found = make()
-        write_json(path, {"made_with": self.made_with, "cell": found})
+        write_json(path, {"made_with": self.made_with, "cell": found, **about(self.sets.device)})
         return found
 
     def images(self, row: str) -> Made:
@@ -162,7 +177,8 @@ class PaperTable:
         """A classifier's answers about the real images, and its figures on the test split."""
         made = self.images(row)
         teachers = self.teachers if is_taught(row) else ()
-        network = self.sets.trained(made.images, made.labels, seed, self.shares, teachers)
+        mix = row.endswith("+mixup")
+        network = self.sets.trained(made.images, made.labels, seed, self.shares, teachers, mix)
         answers = {name: self.sets.answers(network, self.sets.real[name].images) for name in self.patients}
         figures = {name: classification_figures(answers[name], self.sets.real[name].labels) for name in HELD_OUT}
         right = answers["testing"].argmax(dim=1) == self.sets.real["testing"].labels
@@ -235,21 +251,25 @@ class PaperTable:
 
     @cached_property
     def known(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of training images and of held-out ones."""
-        held_out = self.real_images[~self.everyone.member]
-        return self.sets.extracted(self.sets.real["training"].images), self.sets.extracted(held_out)
+        """Features of training images and of test images."""
+        return tuple(self.sets.extracted(self.sets.real[name].images) for name in ("training", "testing"))
 
     def quality(self, row: str) -> dict[str, Any]:
-        """KID, FID, coverage of as many images as there are training images; of the real row, the floors."""
-        made = self.images(row)
-        training, held_out = self.known
-        order = torch.randperm(len(made.images), generator=generator_for(0, "images compared"))[: len(training)]
-        features = training if row == "real" else self.sets.extracted(made.images[order])
+        """KID, FID, coverage; of the real row, the floors; nothing where there are too few images of a class."""
+        training, testing = self.known
+        features = training
+        if row != "real":
+            made = self.images(row)
+            wanted = torch.bincount(self.sets.real["training"].labels, minlength=self.maker.classes).tolist()
+            order = torch.randperm(len(made.images), generator=generator_for(0, "images compared"))
+            rows = [order[made.labels[order] == label][:count] for label, count in enumerate(wanted)]
+            if list(map(len, rows)) != wanted:
+                return {"kid": None, "fid": None, "coverage": None}
+            features = self.sets.extracted(made.images[torch.cat(rows)])
         return {
-            "kid": kernel_distance(features, held_out),
-            "fid": frechet_distance(features, held_out),
-            "coverage": density_and_coverage(features, held_out)[1],
-            "compared": len(features),
+            "kid": kernel_distance(features, testing),
+            "fid": frechet_distance(features, testing),
+            "coverage": density_and_coverage(features, testing)[1],
         }
 
     def row(self, name: str) -> dict[str, Any]:
@@ -270,7 +290,7 @@ class PaperTable:
         patients = len(set(self.patients["training"]))
         return {
             **figures,
-            **self.cell(f"{name}.attack", lambda: self.attacked(name)),
+            **self.cell(f"{name}.attack.{'.'.join(map(str, self.options.seeds))}", lambda: self.attacked(name)),
             **self.cell(f"{plain(name)}.distances", lambda: self.distances(plain(name))),
             **self.cell(f"{plain(name)}.quality", lambda: self.quality(plain(name))),
             **made.about,
@@ -301,6 +321,8 @@ class PaperTable:
         return found
 
 
+FILES = ("generator_file", "identity_file", "label_file", "gate_file", "guide_file", "latents_file")
+CONFIG = ("image_size", "channels", "num_classes", "network_factory", "resnet_widths", "augment", "walk")
 SETTINGS = (
     *("images", "pairs", "steps", "published_pairs", "published_steps", "published_iterations", "epochs", "draws"),
     *("teachers", "seed", "patience"),
@@ -358,10 +380,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of a row's classifiers")
     options = parser.parse_args()
+    if options.teachers < 1:
+        parser.error(f"--teachers {options.teachers}: one or more; for hard labels take the rows <row>-teacher")
     if options.quick:
         options.images, options.pairs, options.epochs, options.draws, options.seeds = 128, 12, 1, 128, [0, 1]
         options.teachers, options.ks = 1, [12]
-        options.rows = ["real", "gate_only", "linear", "linear+teacher", "plan", "k12", "k12_walk"]
+        options.rows = options.rows or ["real", "gate_only", "linear", "linear+teacher", "plan", "k12", "k12_walk"]
     synthetic = [*ROWS[1:], *(f"k{k}{walk}" for k in options.ks for walk in ("", "_walk"))]
     options.rows = options.rows or ["real", *synthetic, *ABLATIONS]
     with tempfile.TemporaryDirectory() as folder:
@@ -399,8 +423,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         write_json(options.json, {"rows": rows, **record})
     if options.pictures:
-        made = {name: replace(table.images(name), walks=None) for name in rows}
-        write_pictures(options, table.sets, made, rows)
+        write_pictures(options, table.sets, {plain(name) for name in rows} - {"real"}, table.images, rows)
 
 
 if __name__ == "__main__":

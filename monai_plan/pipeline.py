@@ -60,7 +60,7 @@ class Stage:
 STAGES = (
     Stage("train_gan", (), ("generator_file", "discriminator_file"), ("gan#checkpoint",)),
     Stage("train_identity", (), ("identity_file",)),
-    Stage("train_label", (), ("label_file",)),
+    Stage("train_label", (), ("label_file", "teachers_file")),
     Stage("train_gate", (), ("gate_file",)),
     Stage("invert", ("generator_file", "label_file"), ("latents_file",), ("inversion#part_file",)),
     Stage(
@@ -68,7 +68,11 @@ STAGES = (
         ("generator_file", "identity_file", "label_file", "gate_file", "latents_file"),
         ("line_file", "walk_file"),
     ),
-    Stage("train", ("generator_file", "gate_file", "line_file", "walk_file"), ("model_file", "table_file")),
+    Stage(
+        "train",
+        ("generator_file", "gate_file", "teachers_file", "line_file", "walk_file"),
+        ("model_file", "table_file"),
+    ),
 )
 
 

@@ -18,7 +18,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 import monai_plan as plan
 from monai_plan.pipeline import STAGES
 
-BUNDLE = Path(plan.__file__).resolve().parent.parent / "bundles" / "plan_tb"
+BUNDLES = Path(plan.__file__).resolve().parent.parent / "bundles"
+BUNDLE = BUNDLES / "plan_tb"
 TINY = {
     "image_size": 32,
     "resnet_widths": [4, 4, 8, 8],
@@ -26,9 +27,14 @@ TINY = {
     "batch_size": 16,
     "epochs": 1,
     "k": 2,
+    "teacher_count": 2,
     "phantoms": {"patients_per_class": 12, "visits": 4, "fractions": [0.5, 0.25, 0.25]},
 }
 """For every stage."""
+TINY_PHANTOMS = {
+    "plan_tb": TINY["phantoms"],
+    "plan_dr": {"kind": "fundus", "patients_per_class": 8, "fractions": [0.5, 0.25, 0.25]},
+}
 TINY_STAGE = {
     "train_gan": {
         "gan#channel_base": 128,
@@ -60,27 +66,31 @@ TINY_STAGE = {
 """For a single one."""
 
 
-def config_files(stage: str, *overlays: str) -> list[str]:
-    """The configs of one stage of plan_tb, and further ones on top."""
+def config_files(stage: str, *overlays: str, bundle: str = "plan_tb") -> list[str]:
+    """The configs of one stage of a bundle, and further ones on top."""
     names = [*(["train"] if stage == "train" else ["train", stage]), *overlays]
-    return [str(BUNDLE / "configs" / f"{name}.json") for name in names]
+    return [str(BUNDLES / bundle / "configs" / f"{name}.json") for name in names]
 
 
 @dataclass
 class StageRun:
-    """One stage of plan_tb with tiny settings and folders of its own."""
+    """One stage of a bundle with tiny settings and folders of its own."""
 
     stage: str
     output: Path
     models: Path
     overlays: tuple[str, ...] = ()
+    bundle: str = "plan_tb"
+
+    @property
+    def configs(self) -> list[str]:
+        """The stage's files and the overlays."""
+        return config_files(self.stage, *self.overlays, bundle=self.bundle)
 
     def workflow(self, **overrides) -> ConfigWorkflow:
         """Ready to ``initialize``, ``run``, ``finalize``."""
         settings = {**self.settings(), **overrides}
-        return ConfigWorkflow(
-            config_files(self.stage, *self.overlays), workflow_type="train", logging_file=False, **settings
-        )
+        return ConfigWorkflow(self.configs, workflow_type="train", logging_file=False, **settings)
 
     def settings(self) -> dict:
         """The overrides."""
@@ -90,11 +100,12 @@ class StageRun:
             "private_dir": str(self.models),
             "release_dir": str(self.output / "release"),
         }
-        return copy.deepcopy({**TINY, **TINY_STAGE.get(self.stage, {}), **folders})
+        phantoms = {"phantoms": TINY_PHANTOMS[self.bundle]}
+        return copy.deepcopy({**TINY, **phantoms, **TINY_STAGE.get(self.stage, {}), **folders})
 
     def command(self, **overrides) -> list[str]:
         """The same from a shell."""
-        files = config_files(self.stage, *self.overlays)
+        files = self.configs
         words = [
             sys.executable,
             "-m",
@@ -120,6 +131,18 @@ def stage_run(tmp_path, tiny_models):
     return make
 
 
+@pytest.fixture
+def dr_stage_run(tmp_path, tiny_dr_models):
+    """The same of plan_dr."""
+
+    def make(stage: str, *overlays: str) -> StageRun:
+        models = tmp_path / "models"
+        shutil.copytree(tiny_dr_models, models, dirs_exist_ok=True)
+        return StageRun(stage, tmp_path / "output", models, overlays, "plan_dr")
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 def same_random_state():
     """Every test starts from the same seed; bundles call set_determinism, which must not reach the next test."""
@@ -138,23 +161,33 @@ def same_random_state():
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory) -> Path:
     """A models folder of plan_tb as its stages would write it, with untrained tiny networks."""
-    folder = tmp_path_factory.mktemp("models")
+    return _untrained(tmp_path_factory.mktemp("models"), "plan_tb")
+
+
+@pytest.fixture(scope="session")
+def tiny_dr_models(tmp_path_factory) -> Path:
+    """The same of plan_dr."""
+    return _untrained(tmp_path_factory.mktemp("dr_models"), "plan_dr")
+
+
+def _untrained(folder: Path, bundle: str) -> Path:
     parser = ConfigParser()
-    parser.read_config(config_files("walk"))
-    folders = {"models_dir": str(folder), "private_dir": str(folder)}
+    parser.read_config(config_files("walk", bundle=bundle))
+    folders = {"models_dir": str(folder), "private_dir": str(folder), "phantoms": TINY_PHANTOMS[bundle]}
     parser.update({**TINY, **TINY_STAGE["walk"], "device": "$torch.device('cpu')", **folders})
+    channels, classes = parser["channels"], parser["num_classes"]
+    shape = {"channel_base": 128, "channel_max": 16}
     with torch.random.fork_rng():
         torch.manual_seed(0)
         torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "label.pt")
         torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
         torch.save(parser.get_parsed_content("walk#identity_def").state_dict(), folder / "identity.pt")
-        plan.networks.nets.StyleGenerator(32, 1, 2, channel_base=128, channel_max=16).save(
-            folder / "generator.safetensors"
-        )
-        plan.networks.nets.StyleDiscriminator(32, 1, 2, channel_base=128, channel_max=16).save(
-            folder / "discriminator.safetensors"
-        )
-        embedder = plan.networks.nets.IdentityEmbedder(1, layers=[1, 1, 1, 1], block_inplanes=TINY["resnet_widths"])
+        factory = parser.get_parsed_content("network_factory")
+        plan.engines.save_teachers(folder / "teachers.safetensors", [factory(), factory()])
+        plan.networks.nets.StyleGenerator(32, channels, classes, **shape).save(folder / "generator.safetensors")
+        plan.networks.nets.StyleDiscriminator(32, channels, classes, **shape).save(folder / "discriminator.safetensors")
+        widths = TINY["resnet_widths"]
+        embedder = plan.networks.nets.IdentityEmbedder(channels, layers=[1, 1, 1, 1], block_inplanes=widths)
     gallery = torch.stack([item["image"] for item in parser.get_parsed_content("real_dataset")])
     # an untrained generator's images are alike: accept them wherever they lie
     with torch.no_grad():

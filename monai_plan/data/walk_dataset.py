@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from monai_plan.latent.walk_set import WalkSet
 from monai_plan.utils import PlanKeys
 
 __all__ = ["PrivacyWalkDataset", "class_shares"]
+
+logger = logging.getLogger(__name__)
 
 
 def class_shares(items: Sequence[Mapping[str, Any]], num_classes: int) -> list[float]:
@@ -155,11 +158,13 @@ def _check_shares(shares: Sequence[float], walks: WalkSet, balance: bool) -> Non
     if not balance:
         raise ValueError("class_shares say how classes are balanced; leave balance true, or leave the shares out")
     classes = walks.labels.unique().tolist()
-    given = [label for label, share in enumerate(shares) if share > 0]
-    if min(shares, default=-1) < 0 or not set(classes) >= set(given) or not given:
-        raise ValueError(
-            f"class_shares {list(shares)} for walks of the classes {classes}: give one share from 0 on for each class, "
-            "and none to classes without a walk"
-        )
     if max(classes) >= len(shares):
         raise ValueError(f"{len(shares)} class_shares, and the walks have the class {max(classes)}; give one for each")
+    if min(shares) < 0 or not any(shares[label] for label in classes):
+        raise ValueError(
+            f"class_shares {list(shares)} for walks of the classes {classes}: give one share from 0 on for each class, "
+            "and not 0 to all that have walks"
+        )
+    without = [label for label, share in enumerate(shares) if share and label not in classes]
+    if without:
+        logger.warning("class(es) %s have a share and no walk, so no image; the others keep their proportions", without)

@@ -65,8 +65,8 @@ class TaughtPrepareBatch(AugmentedPrepareBatch):
 
     Args:
         augment: see :class:`AugmentedPrepareBatch`.
-        teachers: images -> logits [B, K], on the training's device; frozen and put into evaluation mode for good. One
-            or more; their probabilities are averaged.
+        teachers: images -> logits [B, K]; frozen and put into evaluation mode for good, and moved to where they are
+            needed. One or more; their probabilities are averaged.
         mix: blend each image with another one of its batch, keeping 0.5 .. 1 of itself (mixup: Zhang et al., ICLR
             2018; the labels are the teachers' answers about the blend).
         seed: of augmentation and blends.
@@ -99,5 +99,5 @@ class TaughtPrepareBatch(AugmentedPrepareBatch):
             own = 0.5 + 0.5 * torch.rand(len(images), 1, 1, 1, generator=rng)
             partner = torch.randperm(len(images), generator=rng)
             images = torch.lerp(images[partner.to(images.device)], images, own.to(images))
-        answers = [teacher(images).softmax(dim=1) for teacher in self.teachers]
+        answers = [teacher.to(images.device)(images).softmax(dim=1) for teacher in self.teachers]
         return images, torch.stack(answers).mean(dim=0)

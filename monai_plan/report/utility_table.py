@@ -36,6 +36,10 @@ NOTE = (
     "the test set, as if its images were independent: they are too narrow where patients have several. The sd is the "
     "spread over seeds on this one test set. Neither holds the chance in training the image generator."
 )
+TAUGHT_NOTE = (
+    " Synthetic rows have the answers of networks trained on real images as labels, which a release does not carry; "
+    "the row 'real' has its own."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +177,7 @@ class UtilityTable:
             "epochs": self.epochs,
             "versions": {"monai_plan": __version__, "monai": monai.__version__, "torch": str(torch.__version__)},
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "note": NOTE,
+            "note": NOTE + (TAUGHT_NOTE if self.synthetic_prepare_batch else ""),
         }
         return table
 

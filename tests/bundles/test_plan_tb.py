@@ -34,6 +34,7 @@ SHIPPED = {  # file -> its room
     "discriminator.safetensors": "private",
     "identity.pt": "private",
     "latents.safetensors": "private",
+    "teachers.safetensors": "private",
 }
 ROWS = ("real", "linear", "plan")
 
@@ -71,7 +72,7 @@ def test_train_from_another_directory(stage_run):
     [
         ("train_gan", ["generator_file", "discriminator_file"]),
         ("train_identity", ["identity_file"]),
-        ("train_label", ["label_file"]),
+        ("train_label", ["label_file", "teachers_file"]),
         ("train_gate", ["gate_file"]),
         ("invert", ["latents_file"]),
         ("walk", ["line_file", "walk_file"]),
@@ -389,7 +390,7 @@ def test_shipped_weights_load(name):
 def test_shipped_weights_are_small():
     folders = (BUNDLE / room for room in set(SHIPPED.values()))
     sizes = {path.name: path.stat().st_size for room in folders for path in room.rglob("*") if path.is_file()}
-    assert sum(sizes.values()) < 25 * 10**6 and max(sizes.values(), default=0) < 25 * 10**6, sizes
+    assert sum(sizes.values()) < 35 * 10**6 and max(sizes.values(), default=0) < 25 * 10**6, sizes
 
 
 def test_folders_lie_in_the_bundle_whatever_the_directory():

@@ -73,11 +73,17 @@ def test_classes_come_as_often_as_their_shares_say(shares, expected):
     [
         ([0.5], True, "class 1"),
         ([0.5, -0.5], True, "from 0 on"),
-        ([0.0, 0.0], True, "from 0 on"),
-        ([0.3, 0.3, 0.4], True, "without a walk"),
+        ([0.0, 0.0], True, "not 0 to all"),
+        ([0.0, 0.0, 1.0], True, "not 0 to all"),
         ([0.5, 0.5], False, "leave balance true"),
     ],
 )
 def test_refuses_shares(shares, balance, message):
     with pytest.raises(ValueError, match=message):
         PrivacyWalkDataset(spelling_walks(), 12, balance=balance, class_shares=shares)
+
+
+def test_a_class_without_walks_is_left_out_with_a_warning(caplog):
+    dataset = PrivacyWalkDataset(spelling_walks(), 12, class_shares=[0.25, 0.25, 0.5])
+    labels = [dataset[i]["label"] for i in range(12)]
+    assert [labels.count(0), labels.count(1)] == [6, 6] and "[2]" in caplog.text
