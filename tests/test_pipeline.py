@@ -128,7 +128,7 @@ def test_a_killed_run_is_continued_by_the_same_command(pipeline_words, tmp_path,
             process.wait()
         for path in output.rglob("*.safetensors"):
             if not path.name.startswith("."):  # whole, if there under its name
-                networks = {"generator", "discriminator", "gate", "encoder", "guide"}
+                networks = {"generator", "discriminator", "gate", "encoder", "guide", "teachers"}
                 assert path.stem in networks or (
                     InvertedImages.load(path) if path.name.startswith("latents") else WalkSet.load(path)
                 )

@@ -12,20 +12,21 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_plan.__main__ import main
+from monai_plan.engines import TaughtPrepareBatch, save_teachers
 from monai_plan.latent import PrivacyGate, WalkSet
 from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
 
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = [
     *("README.md", "docs/benchmarks.md", "docs/convert.md", "docs/data.md", "docs/log.md"),
-    *("bundles/plan_tb/docs/README.md", "CHANGELOG.md"),
+    *("bundles/plan_tb/docs/README.md", "bundles/plan_dr/docs/README.md", "CHANGELOG.md"),
 ]
 FILES = ("walks_private.safetensors", "generator.safetensors", "gate.safetensors")
 
 
-def swap_recipe() -> str:
+def recipe(name: str = "swap") -> str:
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    return re.search(r"<!-- swap\.json.*?```json\n(.*?)```", text, flags=re.S)[1]
+    return re.search(rf"<!-- {name}\.json.*?```json\n(.*?)```", text, flags=re.S)[1]
 
 
 @pytest.fixture
@@ -41,7 +42,8 @@ def release(tmp_path):
     return tmp_path
 
 
-def test_the_swap_recipe_trains_without_the_real_list(release):
+@pytest.mark.parametrize("taught", [False, True])
+def test_the_swap_recipe_trains_without_the_real_list(release, taught):
     """Shaped like a model-zoo config: the training list is opened at parsing, and closed in finalize; it is gone."""
     config = {
         "imports": ["$import torch"],
@@ -68,8 +70,13 @@ def test_the_swap_recipe_trains_without_the_real_list(release):
         "finalize": ["$@train_fp.close()"],
     }
     (release / "train.json").write_text(json.dumps(config))
-    (release / "swap.json").write_text(swap_recipe().replace("runs/first/private", str(release)))
+    (release / "swap.json").write_text(recipe().replace("runs/first/private", str(release)))
     files = [str(release / "train.json"), str(release / "swap.json")]
+    if taught:
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+        path = save_teachers(release / "teachers.safetensors", [network])
+        files.append(str(release / "teach.json"))
+        Path(files[-1]).write_text(recipe("teach").replace("teachers.safetensors", str(path)))
     overrides = {"train#dataset#images_per_epoch": 6, "train#dataloader#batch_size": 4}
     workflow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **overrides)
     workflow.initialize()
@@ -77,6 +84,8 @@ def test_the_swap_recipe_trains_without_the_real_list(release):
     workflow.finalize()
     loader = workflow.parser.get_parsed_content("train#dataloader")
     assert loader.counts["emitted"] == 6
+    prepare = workflow.parser.get_parsed_content("train#trainer").prepare_batch
+    assert isinstance(prepare, TaughtPrepareBatch) == taught
     handlers = workflow.parser.get_parsed_content("train#handlers")
     assert [type(handler).__name__ for handler in handlers] == ["StatsHandler", "SyntheticOnly"]
 

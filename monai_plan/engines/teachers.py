@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,15 +74,15 @@ def save_teachers(path: str | os.PathLike, teachers: Sequence[nn.Module]) -> Pat
     return save_tensors(path, tensors, schema=SCHEMA, meta={"count": len(teachers)})
 
 
-def load_teachers(path: str | os.PathLike, factory: Callable[[], nn.Module]) -> list[nn.Module]:
+def load_teachers(path: str | os.PathLike, like: nn.Module) -> list[nn.Module]:
     """Read a file of :func:`save_teachers`.
 
     Args:
         path: the file.
-        factory: makes a network of the kind that was saved.
+        like: a network of the kind that was saved; it is copied and left as it is.
 
     Returns:
-        Frozen networks in evaluation mode, on the CPU.
+        Frozen networks in evaluation mode, where ``like`` is.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -92,7 +93,7 @@ def load_teachers(path: str | os.PathLike, factory: Callable[[], nn.Module]) -> 
     for number in range(header["count"]):
         prefix = f"{number}."
         weights = {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
-        network = factory()
+        network = copy.deepcopy(like)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:

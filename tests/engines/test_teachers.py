@@ -50,7 +50,9 @@ def test_none_is_refused():
 def test_file_gives_them_back(tmp_path):
     teachers = train()
     path = save_teachers(tmp_path / "teachers.safetensors", teachers)
-    again = load_teachers(path, factory)
+    like = factory()
+    again = load_teachers(path, like)
+    assert like.training and all(p.requires_grad for p in like.parameters())
     batch = torch.randn(5, 1, 2, 2)
     assert len(again) == 2
     assert all(torch.equal(a(batch), b(batch)) for a, b in zip(teachers, again, strict=True))
@@ -60,4 +62,4 @@ def test_file_gives_them_back(tmp_path):
 def test_other_networks_are_refused(tmp_path):
     path = save_teachers(tmp_path / "teachers.safetensors", train())
     with pytest.raises(ValueError, match="num_classes"):
-        load_teachers(path, lambda: factory(classes=3))
+        load_teachers(path, factory(classes=3))
