@@ -1,5 +1,6 @@
 """The benchmarks keep up with the code: each can be imported and knows its common options."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,37 @@ def test_paired_difference_keeps_its_promise(paired):
 
         alarms += paired.paired_difference(run(), run())["p"] < 0.05
     assert alarms / 300 < 0.1
+
+
+@pytest.mark.parametrize(
+    ("row", "images", "taught"),
+    [
+        ("real", "real", False),
+        ("gate_only", "gate_only", False),
+        ("linear+teacher", "linear", True),
+        ("plan", "plan", True),
+        ("plan-teacher", "plan", False),
+        ("plan+mixup", "plan", False),
+        ("plan_published", "plan_published", False),
+        ("plan_amortised", "plan_amortised", True),
+        ("k12", "k12", False),
+        ("k12_walk", "k12_walk", True),
+        ("k5_walk-teacher", "k5_walk", False),
+    ],
+)
+def test_rows_of_the_table_and_their_labels(monkeypatch, row, images, taught):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    table = __import__("paper_table")
+    assert table.plain(row) == images and table.is_taught(row) == taught
+
+
+def test_a_cell_is_made_again_only_where_something_changed(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    table = object.__new__(__import__("paper_table").PaperTable)
+    table.options = argparse.Namespace(work=tmp_path)
+    table.sets = argparse.Namespace(device=torch.device("cpu"))
+    made = []
+    for made_with in ("a", "a", "b"):
+        table.made_with = made_with
+        found = table.cell("row.attack", lambda: made.append(1) or {"mia": len(made)})
+    assert found == {"mia": 2} and len(made) == 2
