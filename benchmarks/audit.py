@@ -253,8 +253,7 @@ def verification(options: argparse.Namespace) -> dict[str, Any]:
     found = fit_verification(stacked.images, patients, member, network, AUGMENT, iterations, seed=7)
     probe, unseen = found.probe, stacked.images[found.probe]
     among = found.distances(unseen, unseen).fill_diagonal_(0)
-    kept = tuple(name for name, row in zip(patients, probe.tolist(), strict=True) if row)
-    real = RealPatients(kept, member[probe], stacked.labels[probe])
+    real = RealPatients(patients, member, stacked.labels).part(probe)
     details = reidentification(among, among, real, 0, "verification network").details
     return {name: details[name] for name in ("verification_auroc", "top_1", "gallery_patients")}
 

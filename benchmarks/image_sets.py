@@ -20,7 +20,7 @@ from monai_plan.engines import (
     predict,
     train_classifier,
 )
-from monai_plan.latent import WalkSteering
+from monai_plan.latent import WalkSet, WalkSteering
 from monai_plan.latent.verification import Judge
 from monai_plan.metrics import kernel_distance, load_image_features, load_perceptual_features, nearest_distances
 from monai_plan.metrics.intervals import auroc_with_interval
@@ -138,6 +138,15 @@ class ImageSets:
         """A network's probabilities, [N, classes]."""
         labels = torch.zeros(len(images), dtype=torch.long)
         return predict(network, DataLoader(_items(images, labels), batch_size=64), self.device)[0]
+
+
+def accepted_points(walks: WalkSet, per_class: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents and labels of verified points drawn at random, up to so many of each class."""
+    paths, points = walks.verified.nonzero(as_tuple=True)
+    labels = walks.labels[paths]
+    order = torch.randperm(len(labels), generator=generator_for(seed, "points used"))
+    chosen = torch.cat([order[labels[order] == label][:per_class] for label in labels.unique()])
+    return walks.points[paths, points][chosen], labels[chosen]
 
 
 class MixedPrepareBatch(AugmentedPrepareBatch):

@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 from common import about, add_bundle_options, render, seconds
-from image_sets import ImageSets
+from image_sets import ImageSets, accepted_points
 
 from monai_plan.latent import (
     AnchorSet,
@@ -55,7 +55,7 @@ from monai_plan.latent import (
     walk_guided,
 )
 from monai_plan.networks.nets import LatentGuide
-from monai_plan.utils import generator_for, machine_name, write_json
+from monai_plan.utils import machine_name, write_json
 
 KS = (2, 5, 12, 20)
 SIZES = (1_000, 10_000, 100_000)
@@ -145,11 +145,8 @@ class KSame:
             seed=options.seed,
         )
         walks = planner()
-        paths, points = walks.verified.nonzero(as_tuple=True)
-        labels, latents = walks.labels[paths], walks.points[paths, points]
-        order = torch.randperm(len(labels), generator=generator_for(0, "points used"))
-        chosen = torch.cat([order[labels[order] == label][:per_class] for label in range(2)])
-        return render(self.generator, latents[chosen]), labels[chosen], len(labels)
+        latents, labels = accepted_points(walks, per_class, seed=0)
+        return render(self.generator, latents), labels, int(walks.verified.sum())
 
     def style_aligned(self, grouping: Grouping) -> AnchorSet:
         """Centroids after local style alignment to the real images of their groups."""

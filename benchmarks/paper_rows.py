@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from common import render, seconds
-from image_sets import DRAWN_AT_ONCE, ImageSets
+from image_sets import DRAWN_AT_ONCE, ImageSets, accepted_points
 from torch.utils.flop_counter import FlopCounterMode
 
 from monai_plan.latent import (
@@ -36,7 +36,6 @@ from monai_plan.latent import (
     walk_private,
 )
 from monai_plan.networks.nets import LatentGuide
-from monai_plan.utils import generator_for
 
 Walk = Callable[[AnchorPairs], torch.Tensor]
 COUNTED = 2
@@ -234,11 +233,8 @@ class PaperRows:
             "gflop_per_image": self._gflop(walk, pairs, repair),
             **({"walker_seconds": self.walker_seconds} if walk == self.amortised else {}),
         }
-        paths, points = walks.verified.nonzero(as_tuple=True)
-        labels, latents = walks.labels[paths], walks.points[paths, points]
-        order = torch.randperm(len(labels), generator=generator_for(self.options.seed, "points used"))
-        chosen = torch.cat([order[labels[order] == label][: self.per_class] for label in range(self.classes)])
-        return Made(render(self.generator, latents[chosen]), labels[chosen], about, walks)
+        latents, labels = accepted_points(walks, self.per_class, self.options.seed)
+        return Made(render(self.generator, latents), labels, about, walks)
 
     def _verified(self, points: torch.Tensor, pairs: AnchorPairs, repair: bool) -> WalkSet:
         gate, label_network = self.sets.gate, self.steering.label_network

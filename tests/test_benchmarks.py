@@ -24,7 +24,16 @@ def test_says_how_it_is_used(name):
 
 
 def test_all_are_known():
-    others = {"common", "image_sets", "paired", "paper_pictures", "paper_rows", "plain_style_gan", "small_gan"}
+    others = {
+        "common",
+        "image_sets",
+        "paired",
+        "paper_cells",
+        "paper_pictures",
+        "paper_rows",
+        "plain_style_gan",
+        "small_gan",
+    }
     assert {path.stem for path in FOLDER.glob("*.py")} == {*COMMANDS, *others}
 
 
@@ -78,13 +87,13 @@ def test_paired_difference_keeps_its_promise(paired):
 )
 def test_rows_of_the_table_and_their_labels(monkeypatch, row, images, taught):
     monkeypatch.syspath_prepend(str(FOLDER))
-    table = __import__("paper_table")
+    table = __import__("paper_cells")
     assert table.plain(row) == images and table.is_taught(row) == taught
 
 
 def test_a_cell_is_made_again_only_where_something_changed(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(FOLDER))
-    table = object.__new__(__import__("paper_table").PaperTable)
+    table = object.__new__(__import__("paper_cells").PaperTable)
     table.options = argparse.Namespace(work=tmp_path)
     table.sets = argparse.Namespace(device=torch.device("cpu"))
     made = []

@@ -10,7 +10,7 @@ import numpy as np
 
 from monai_plan.transforms.render_fundus import FundusSpec
 from monai_plan.transforms.render_phantom import PhantomSpec
-from monai_plan.utils import PlanKeys
+from monai_plan.utils import PlanKeys, apportioned
 
 __all__ = ["fundus_datalist", "phantom_datalist"]
 
@@ -136,11 +136,7 @@ def _split_counts(patients: int, fractions: Sequence[float]) -> list[int]:
             f"fractions={tuple(fractions)!r}: three shares from 0 to 1 with the sum 1 are needed, for training, "
             "validation and testing, e.g. (0.7, 0.1, 0.2)"
         )
-    exact = [patients * fraction for fraction in fractions]
-    counts = [int(share + 1e-9) for share in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: counts[i] - exact[i])
-    for i in by_remainder[: patients - sum(counts)]:
-        counts[i] += 1
+    counts = apportioned(patients, fractions)
     for split, fraction, count in zip(_SPLITS, fractions, counts, strict=True):
         if fraction > 0 and count == 0:
             raise ValueError(

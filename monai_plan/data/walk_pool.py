@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from monai_plan.latent.walk_set import WalkSet
-from monai_plan.utils import generator_for, uniform_at, weights_digest
+from monai_plan.utils import apportioned, generator_for, uniform_at, weights_digest
 
 __all__ = ["WalkPool"]
 
@@ -61,7 +61,9 @@ class WalkPool:
         if class_shares is None:
             dealt = torch.arange(images_per_epoch) % len(families)
         else:
-            dealt = _dealt(images_per_epoch, [class_shares[label] for label in self._classes])
+            shares = [class_shares[label] for label in self._classes]
+            sizes = apportioned(images_per_epoch, [share / sum(shares) for share in shares])
+            dealt = torch.arange(len(families)).repeat_interleave(torch.tensor(sizes))
         self._family = dealt[torch.randperm(images_per_epoch, generator=rng)]
         self._rank = torch.zeros(images_per_epoch, dtype=torch.int64)
         self._size = torch.bincount(self._family, minlength=len(families))
@@ -173,14 +175,6 @@ class WalkPool:
         self._has_length = (~isolated | bare).double()
         segments = torch.where(isolated.unsqueeze(1), points, between)
         return segments | (bare.unsqueeze(1) & is_segment)
-
-
-def _dealt(count: int, shares: Sequence[float]) -> torch.Tensor:
-    """Family numbers [count], each as often as its share says (by largest remainder)."""
-    exact = torch.tensor(shares, dtype=torch.float64) * count / sum(shares)
-    sizes = (exact + 1e-9).long()
-    sizes[(sizes - exact).argsort(stable=True)[: count - int(sizes.sum())]] += 1
-    return torch.arange(len(shares)).repeat_interleave(sizes)
 
 
 class _Lists:

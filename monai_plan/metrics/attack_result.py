@@ -137,6 +137,11 @@ class RealPatients:
         """Images of each patient, int64, shape [P]."""
         return torch.bincount(self.numbers)
 
+    def part(self, rows: torch.Tensor) -> RealPatients:
+        """Some of the images: bool [N]."""
+        names = tuple(name for name, row in zip(self.patients, rows.tolist(), strict=True) if row)
+        return RealPatients(names, self.member[rows], self.labels[rows])
+
     def per_patient(self, values: torch.Tensor, reduce: str = "amax") -> torch.Tensor:
         """Reduce the last axis from images to patients.
 

@@ -99,11 +99,6 @@ class AuditMaterial:
         """Bool [N]: the real images of some splits."""
         return torch.tensor([split in splits for split, _ in self.items])
 
-    def part(self, rows: torch.Tensor) -> RealPatients:
-        """Some of the real images: bool [N]."""
-        names = tuple(name for name, row in zip(self.real.patients, rows.tolist(), strict=True) if row)
-        return RealPatients(names, self.real.member[rows], self.real.labels[rows])
-
     def canaries(self) -> Sequence[Item]:
         """The items of patients whose presence in the training a coin decided."""
         return self.splits.get("canaries", ())

@@ -120,7 +120,7 @@ def _membership_network(material: AuditMaterial, targets: AuditTargets) -> Found
     if targets.classifier is None:
         return "no classifier trained on the synthetic images was given"
     rows = material.rows("training", "testing")  # the validation images have chosen its epoch
-    real = material.part(rows)
+    real = material.real.part(rows)
     if real.members < 4 or real.held_out < 2:
         return "there are too few patients to train an attacker's network on some and to judge others"
     folds = max(2, min(5, real.members // 2, real.held_out))
@@ -166,7 +166,7 @@ def _membership_shadow(material: AuditMaterial, targets: AuditTargets) -> Found:
 def _reidentification(material: AuditMaterial, targets: AuditTargets) -> Found:
     probe = material.verification.probe  # patients whom the network has not seen
     to_real, among_real = material.to_real[EMBEDDING][:, probe], material.among_real[EMBEDDING][probe][:, probe]
-    part = material.part(probe)
+    part = material.real.part(probe)
     share = part.members / material.real.members
     found = reidentification(to_real, among_real, part, material.seed, EMBEDDING, members_share=share)
     found.details["trained_on_pairs_of"] = material.verification.pairs

@@ -1,5 +1,6 @@
 """Keys, seeding and files; imports nothing else of the package."""
 
+from .apportion import apportioned
 from .bundle import (
     explain_errors,
     find_bundle_root,
