@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from common import bundle_config
 from torch import nn
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 
 from monai_plan.data import stack_images
 from monai_plan.engines import (
@@ -104,6 +104,8 @@ class ImageSets:
         shares: torch.Tensor | None = None,
         teachers: Sequence[nn.Module] = (),
         mix: bool = False,
+        augment: nn.Module | None = None,
+        sampler: Sampler | None = None,
     ) -> nn.Module:
         """A classifier trained on images drawn from a set with replacement, its epoch chosen on validation images.
 
@@ -111,8 +113,10 @@ class ImageSets:
             images, labels: the set.
             seed: of the initial weights, the order and dropout.
             shares: how often each class is drawn, [classes]; by default equally often.
-            mix: blend images and their hard labels in pairs (mixup), a control for what teachers add.
             teachers: networks whose mean answer about each augmented, blended image is its label; none for hard labels.
+            mix: blend images and their hard labels in pairs (mixup), a control for what teachers add.
+            augment: by default the bundle's.
+            sampler: which images an epoch draws, in place of ``shares``.
         """
         network = initial_network(self.config.get_parsed_content("network_factory"), seed)
         classes = int(self.config.get_parsed_content("num_classes"))
@@ -121,11 +125,13 @@ class ImageSets:
         often = torch.where(counts > 0, often / counts.clamp_min(1), 0.0)
         with torch.random.fork_rng():
             torch.manual_seed(generator_for(seed, "classifier").initial_seed())
-            sampler = WeightedRandomSampler(often[labels], self.options.draws, generator=generator_for(seed, "order"))
+            if sampler is None:
+                draws = self.options.draws
+                sampler = WeightedRandomSampler(often[labels], draws, generator=generator_for(seed, "order"))
             drawn = DataLoader(_items(images, labels), batch_size=32, sampler=sampler)
             validation = self.real["validation"]
             validation_loader = DataLoader(_items(validation.images, validation.labels), batch_size=64)
-            augment = self.config.get_parsed_content("augment")
+            augment = augment or self.config.get_parsed_content("augment")
             prepare = AugmentedPrepareBatch(augment, seed)
             if teachers:
                 prepare = TaughtPrepareBatch(augment, teachers, seed=seed)

@@ -13,7 +13,7 @@ import monai_plan
 FOLDER = Path(monai_plan.__file__).resolve().parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not a checkout")
 COMMANDS = ("audit", "gan", "gan_curves", "gan_memorisation", "k_same", "paper_table", "sampler", "walk")
-COMMANDS += ("walk_tradeoff",)
+COMMANDS += ("recipe_search", "walk_tradeoff")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -101,3 +101,12 @@ def test_a_cell_is_made_again_only_where_something_changed(monkeypatch, tmp_path
         table.made_with = made_with
         found = table.cell("row.attack", lambda: made.append(1) or {"mia": len(made)})
     assert found == {"mia": 2} and len(made) == 2
+
+
+def test_a_curriculum_begins_with_the_first_images_and_ends_with_all(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    order = torch.arange(100, 200)
+    sampler = __import__("recipe_search").Curriculum(order, draws=4000, seed=0)
+    epochs = [set(sampler) for _ in range(7)]
+    assert [max(drawn) for drawn in epochs] == [129, 143, 157, 171, 185, 199, 199]
+    assert len(sampler) == 4000 and epochs[0] == set(range(100, 130)) and epochs[6] == set(range(100, 200))
