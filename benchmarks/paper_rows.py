@@ -176,8 +176,8 @@ class PaperRows:
             latents, labels = anchors.latents[alone], anchors.labels[alone]
             good = self.sets.passing(latents, labels)
             images = torch.cat([made.images, render(self.generator, latents)[good]])
-            made = dataclasses.replace(made, images=images, labels=torch.cat([made.labels, labels[good]]))
-            made.about |= {"classes_of_one_anchor": labels.tolist(), "of_them_accepted": labels[good].tolist()}
+            about = made.about | {"classes_of_one_anchor": labels.tolist(), "of_them_accepted": labels[good].tolist()}
+            made = Made(images, torch.cat([made.labels, labels[good]]), about, made.walks)
         return made
 
     def sampled(self) -> Made:
