@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import monai_plan
+from monai_plan.latent import AnchorSet
 
 FOLDER = Path(monai_plan.__file__).resolve().parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not a checkout")
@@ -110,3 +111,26 @@ def test_a_curriculum_begins_with_the_first_images_and_ends_with_all(monkeypatch
     epochs = [set(sampler) for _ in range(7)]
     assert [max(drawn) for drawn in epochs] == [129, 143, 157, 171, 185, 199, 199]
     assert len(sampler) == 4000 and epochs[0] == set(range(100, 130)) and epochs[6] == set(range(100, 200))
+
+
+def test_the_single_anchor_of_a_class_is_shown_only_if_it_passes(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    paper_rows = __import__("paper_rows")
+
+    class Generator(torch.nn.Linear):
+        def synthesize(self, w, noise):
+            return w.reshape(-1, 1, 1, 2)
+
+    def walked(walk, pairs):
+        assert pairs.labels.unique().tolist() == [0]
+        return paper_rows.Made(torch.zeros(2, 1, 1, 2), torch.zeros(2, dtype=torch.long), {"available": 2})
+
+    rows = object.__new__(paper_rows.PaperRows)
+    rows.generator, rows.classes, rows.per_class = Generator(2, 2), 3, 4
+    rows.options = argparse.Namespace(pairs=2, seed=0)
+    rows.sets = argparse.Namespace(passing=lambda latents, labels: labels == 2)
+    rows.guided, rows.walked = lambda steps: None, walked
+    latents = torch.tensor([[0.1, 0.1], [0.2, 0.2], [0.3, 0.3], [0.5, 0.5], [0.7, 0.7]])
+    made = rows.between(AnchorSet(latents, torch.tensor([0, 0, 0, 1, 2]), "random"))
+    assert made.labels.tolist() == [0, 0, 2] and made.images[2].flatten().tolist() == pytest.approx([0.7, 0.7])
+    assert made.about == {"available": 2, "classes_of_one_anchor": [1, 2], "of_them_accepted": [2]}
