@@ -42,6 +42,9 @@ SETTINGS = (
     *("teachers", "seed", "patience"),
 )
 
+FEWEST_COMPARED = 50
+"""Images below which no KID is given."""
+
 
 def plain(row: str) -> str:
     """The row whose images a row is trained on."""
@@ -206,22 +209,25 @@ class PaperTable:
         return tuple(self.sets.extracted(self.sets.real[name].images) for name in ("training", "testing"))
 
     def quality(self, row: str) -> dict[str, Any]:
-        """KID, FID, coverage; of the real row, the floors; nothing where there are too few images of a class."""
+        """KID, FID, coverage, of as many images as there are training images; of the real row, the floors.
+
+        Where a class has too few images for that, KID is of fewer, in the same shares, and what depends on the number
+        is left out; where it has none, everything is.
+        """
         training, testing = self.known
-        features = training
-        if row != "real":
-            made = self.images(row)
-            wanted = torch.bincount(self.sets.real["training"].labels, minlength=self.maker.classes).tolist()
-            order = torch.randperm(len(made.images), generator=generator_for(0, "images compared"))
-            rows = [order[made.labels[order] == label][:count] for label, count in enumerate(wanted)]
-            if list(map(len, rows)) != wanted:
-                return {"kid": None, "fid": None, "coverage": None}
-            features = self.sets.extracted(made.images[torch.cat(rows)])
-        return {
-            "kid": kernel_distance(features, testing),
-            "fid": frechet_distance(features, testing),
-            "coverage": density_and_coverage(features, testing)[1],
-        }
+        if row == "real":
+            return _compared(training, testing)
+        made = self.images(row)
+        wanted = torch.bincount(self.sets.real["training"].labels, minlength=self.maker.classes)
+        there = torch.bincount(made.labels, minlength=self.maker.classes)
+        part = min(1.0, float((there / wanted)[wanted > 0].min()))
+        counts = (part * wanted).round().long().tolist()
+        if part == 0 or sum(counts) < FEWEST_COMPARED:
+            return {"kid": None, "fid": None, "coverage": None}
+        order = torch.randperm(len(made.images), generator=generator_for(0, "images compared"))
+        rows = torch.cat([order[made.labels[order] == label][:count] for label, count in enumerate(counts)])
+        found = _compared(self.sets.extracted(made.images[rows]), testing)
+        return found if part == 1 else {"kid": found["kid"], "fid": None, "coverage": None, "kid_images": len(rows)}
 
     def row(self, name: str) -> dict[str, Any]:
         """All figures of a row that need no other row."""
@@ -270,3 +276,11 @@ class PaperTable:
                 found[f"accuracy_minus_{reference}"] = against["difference"]
                 found[f"accuracy_minus_{reference}_95"] = against["interval_95"]
         return found
+
+
+def _compared(features: torch.Tensor, testing: torch.Tensor) -> dict[str, float]:
+    return {
+        "kid": kernel_distance(features, testing),
+        "fid": frechet_distance(features, testing),
+        "coverage": density_and_coverage(features, testing)[1],
+    }

@@ -134,3 +134,24 @@ def test_the_single_anchor_of_a_class_is_shown_only_if_it_passes(monkeypatch):
     made = rows.between(AnchorSet(latents, torch.tensor([0, 0, 0, 1, 2]), "random"))
     assert made.labels.tolist() == [0, 0, 2] and made.images[2].flatten().tolist() == pytest.approx([0.7, 0.7])
     assert made.about == {"available": 2, "classes_of_one_anchor": [1, 2], "of_them_accepted": [2]}
+
+
+@pytest.mark.parametrize(
+    ("there", "compared"),
+    [([80, 40], ["coverage", "fid", "kid"]), ([80, 30], ["kid", "kid_images"]), ([80, 10], []), ([80, 0], [])],
+)
+def test_quality_of_a_row_with_too_few_images_of_a_class(monkeypatch, there, compared):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    paper_cells = __import__("paper_cells")
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.repeat_interleave(torch.tensor([0, 1]), torch.tensor(there))
+    table = object.__new__(paper_cells.PaperTable)
+    table.known = tuple(torch.randn(60, 8, generator=rng) for _ in range(2))
+    table.maker = argparse.Namespace(classes=2)
+    real = argparse.Namespace(labels=torch.repeat_interleave(torch.tensor([0, 1]), torch.tensor([60, 40])))
+    table.sets = argparse.Namespace(real={"training": real}, extracted=lambda images: images)
+    images = torch.randn(len(labels), 8, generator=rng)
+    table.images = lambda row: argparse.Namespace(images=images, labels=labels)
+    found = table.quality("linear")
+    assert sorted(name for name, value in found.items() if value is not None) == compared
+    assert found.get("kid_images", 75) == 75
