@@ -239,6 +239,9 @@ class PaperTable:
                 figures[f"{measure}{suffix}_mean"] = statistics.fmean(values)
                 figures[f"{measure}{suffix}_sd"] = statistics.stdev(values) if len(values) > 1 else None
                 figures[f"{measure}{suffix}_by_seed"] = values
+        kappas = [self.median_kappa(cell["answers"]["testing"]) for cell in classifiers]
+        figures["kappa_median_mean"] = statistics.fmean(kappas)
+        figures["kappa_median_by_seed"] = kappas
         figures["accuracy_interval_95"] = list(mean_with_interval(self.right(classifiers))[1])
         figures["recall"] = [
             statistics.fmean(shares) for shares in zip(*(c["testing"]["recall"] for c in classifiers), strict=True)
@@ -254,6 +257,13 @@ class PaperTable:
             "images": len(made.images),
             "images_per_patient": made.about["available"] / patients,
         }
+
+    def median_kappa(self, answers: list[list[float]]) -> float:
+        """Quadratic kappa where the median grade is the answer, rather than the most probable one."""
+        probabilities = torch.tensor(answers)
+        median = (probabilities.cumsum(dim=1) < 0.5).sum(dim=1).clamp_max(probabilities.shape[1] - 1)
+        certain = torch.nn.functional.one_hot(median, probabilities.shape[1]).float()
+        return classification_figures(certain, self.sets.real["testing"].labels)["kappa"]
 
     def right(self, classifiers: list[dict[str, Any]]) -> torch.Tensor:
         """Share of right answers by test patient and seed, [patients, seeds]."""
