@@ -16,7 +16,7 @@ from monai_plan.report.cards import datasheet_text, model_card_text
 from monai_plan.report.html import certificate_html
 from monai_plan.report.render import TEMPLATES
 from monai_plan.report.signature import SIGNATURE_SUFFIX, load_signing_key
-from monai_plan.report.verdicts import missing_tests, overall_verdict, verdict_of
+from monai_plan.report.verdicts import missing_tests, overall_verdict, real_shares, verdict_of
 from monai_plan.utils import atomic_path, require_writable, write_json
 
 __all__ = ["with_verdicts", "write_certificate"]
@@ -94,7 +94,7 @@ def with_verdicts(record: Mapping[str, Any], required: Sequence[str] = ()) -> di
     if not isinstance(tests, Sequence) or not all(isinstance(test, Mapping) and "id" in test for test in tests):
         raise ValueError("the record has no list 'tests' of tests with an 'id'; give what the audit returned")
     verdict = {
-        "overall": overall_verdict(tests, required),
+        "overall": overall_verdict(tests, required, real_shares(record)),
         "required": list(required),
         "missing": missing_tests(tests, required),
     }

@@ -18,7 +18,7 @@ from monai_plan.report.finding_words import (
     smallest_effect,
 )
 from monai_plan.report.release_texts import DETAIL_NAMES, EPSILON_NOTE, OVERALL, THREAT
-from monai_plan.report.verdicts import interval_ends
+from monai_plan.report.verdicts import interval_ends, real_shares
 
 __all__ = ["certificate_words", "detail_name", "plain_pairs", "plain_text"]
 
@@ -77,6 +77,15 @@ def _overall_words(certificate: Mapping[str, Any], tests: Sequence[Mapping[str, 
     ]
     if not by_verdict["passed"] + by_verdict["failed"] + by_verdict["unclear"]:
         reasons.append("No test that was run had a limit: nothing was judged")
+    mixed = real_shares(certificate)
+    reasons += [
+        f"The downstream classifier '{name}' was trained on {100 * share:g} % real images: it has seen patients, "
+        "whatever is found of the synthetic ones"
+        for name, share in mixed.items()
+    ]
+    steps = [step for _, step in not_run]
+    if mixed:
+        steps.append("Train the downstream classifier on synthetic images alone, and repeat the audit.")
     words = OVERALL[verdict["overall"]]
     return {
         **words,
@@ -84,7 +93,7 @@ def _overall_words(certificate: Mapping[str, Any], tests: Sequence[Mapping[str, 
         "symbol": SYMBOLS[verdict["overall"]],
         "counts": [(SYMBOLS[name], len(group), name) for name, group in by_verdict.items() if group],
         "reasons": reasons,
-        "todo": _todo(verdict["overall"], by_verdict, [step for _, step in not_run]),
+        "todo": _todo(verdict["overall"], by_verdict, steps),
     }
 
 
@@ -247,7 +256,7 @@ def _utility_words(certificate: Mapping[str, Any]) -> dict[str, Any] | None:
         first = _first_seed(row)
         rows.append(
             {
-                "name": ROWS.get(name, name),
+                "name": ROWS.get(name, name) + _mixed_in(row),
                 "accuracy": figure_text(row["accuracy"]),
                 **{
                     figure: _value_and_interval(
@@ -266,6 +275,11 @@ def _utility_words(certificate: Mapping[str, Any]) -> dict[str, Any] | None:
         "quality": plain_pairs(utility["quality"] or {}),
         "note": utility["note"],
     }
+
+
+def _mixed_in(row: Mapping[str, Any]) -> str:
+    share = row.get("real_share")
+    return f", {100 * share:g} % real images mixed in" if share else ""
 
 
 def _first_seed(row: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -52,7 +52,8 @@ class UtilityTable:
     Args:
         rows: row's name to training loader, e.g. ``real``, ``linear``, ``plan``; dicts with ``image`` and ``label``.
             Only the row named ``real`` is taken as real images. A loader with ``counts`` (``emitted``,
-            ``rejected``), such as the privacy walk sampler, has its gate's counts in the table.
+            ``rejected``), such as the privacy walk sampler, has its gate's counts in the table; one with ``real_share``
+            (:class:`~monai_plan.data.MixedBatches`) has that, and a warning.
         network_factory: makes an untrained classifier, images -> logits [B, K]; a new one at each call.
         validation_loader: real images that choose the epoch.
         test_loader: real images of other patients, in a fixed order, every class with two images or more.
@@ -118,6 +119,7 @@ class UtilityTable:
             ``brier`` and ``recall`` (by class), each the mean over the seeds, the first three with ``…_sd`` (``None``
             for one seed), ``mml_train``, ``images`` (of the row's data set), ``draws_per_epoch`` (with repetitions),
             ``gate_emitted`` and ``gate_rejected`` (``None`` without a gate; all that left the loader so far),
+            ``real_share`` (only where real images were mixed in),
             ``per_seed`` (:func:`~monai_plan.metrics.classification_figures` of each); and ``about``.
 
         Raises:
@@ -156,13 +158,14 @@ class UtilityTable:
                 per_seed.append(figures)
                 networks.setdefault(row, network)
             queries.append(_images(self.test_loader) if row == REAL else _images(loader, self.mml_images))
-            counts = getattr(loader, "counts", None) or {}
+            counts, share = getattr(loader, "counts", None) or {}, getattr(loader, "real_share", None)
             table[row] = {
                 **_summary(per_seed),
                 "images": len(loader.dataset),  # type: ignore[arg-type]
                 "draws_per_epoch": len(loader) * (loader.batch_size or 1),
                 "gate_emitted": counts.get("emitted"),
                 "gate_rejected": counts.get("rejected"),
+                **({"real_share": share} if share else {}),
                 "per_seed": per_seed,
             }
         gallery = self.gallery_images if isinstance(self.gallery_images, torch.Tensor) else _images(self.gallery_images)
@@ -242,6 +245,11 @@ def utility_table_text(table: Mapping[str, Any]) -> str:
         f"{about['epochs']} epochs, distance: {about['mml_metric']}"
     )
     lines += textwrap.wrap(about["note"], 120)
+    lines += [
+        f"WARNING: {100 * row['real_share']:g} % of the training images of {name} are REAL images of patients."
+        for name, row in table.items()
+        if row.get("real_share")
+    ]
     near = [
         name for name, row in table.items() if name != ABOUT and row["mml_train"] < table.get(REAL, row)["mml_train"]
     ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-__all__ = ["interval_ends", "missing_tests", "overall_verdict", "require_limits", "verdict_of"]
+__all__ = ["interval_ends", "missing_tests", "overall_verdict", "real_shares", "require_limits", "verdict_of"]
 
 FAILED, NO_LIMIT, NOT_RUN, PASSED, UNCLEAR = "failed", "no limit", "not run", "passed", "unclear"
 NO_UPPER_END = ("canaries",)
@@ -71,21 +71,31 @@ def verdict_of(test: Mapping[str, Any]) -> str:
     return FAILED if high < at_least or low > at_most else UNCLEAR
 
 
-def overall_verdict(tests: Sequence[Mapping[str, Any]], required: Sequence[str] = ()) -> str:
+def overall_verdict(
+    tests: Sequence[Mapping[str, Any]], required: Sequence[str] = (), mixed: Mapping[str, float] | None = None
+) -> str:
     """The verdict on a release.
 
     Args:
         tests: all tests of the record, see :func:`verdict_of`.
         required: ids of tests without which nothing passes, see :func:`missing_tests`.
+        mixed: what :func:`real_shares` gives.
 
     Returns:
-        "failed": a test failed; "passed": every test with a limit was run and passed, there is at least one, and every
-        required one was run; else "unclear". A test that cannot be run must not have a limit.
+        "failed": a test failed; "passed": every test with a limit was run and passed, there is at least one, every
+        required one was run, and no classifier had real images among its synthetic ones; else "unclear". A test that
+        cannot be run must not have a limit.
     """
     if FAILED in map(verdict_of, tests):
         return FAILED
     judged = {verdict_of(test) for test in tests if test.get("limit") is not None}
-    return PASSED if judged == {PASSED} and not missing_tests(tests, required) else UNCLEAR
+    return PASSED if judged == {PASSED} and not missing_tests(tests, required) and not mixed else UNCLEAR
+
+
+def real_shares(record: Mapping[str, Any]) -> dict[str, float]:
+    """Rows of a record's table whose classifiers had real images among the synthetic ones, with the share of these."""
+    rows = (record.get("utility") or {}).get("rows") or {}
+    return {name: row["real_share"] for name, row in rows.items() if row.get("real_share")}
 
 
 def missing_tests(tests: Sequence[Mapping[str, Any]], required: Sequence[str]) -> list[str]:

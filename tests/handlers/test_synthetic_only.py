@@ -5,7 +5,9 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from monai_plan.data import PrivacyWalkDataset
 from monai_plan.handlers import SyntheticOnly
+from monai_plan.latent import WalkSet
 
 
 class MarkedLoader(DataLoader):
@@ -33,10 +35,18 @@ class TruthyMark(list):
     is_synthetic = "yes"
 
 
-def count_steps(loader, swap_to=None, swap_at=None):
+class MixedLoader(DataLoader):
+    real_share = 0.25
+
+
+class AllReal(DataLoader):
+    real_share = 1.0
+
+
+def count_steps(loader, swap_to=None, swap_at=None, **options):
     steps = []
     engine = Engine(lambda engine, batch: steps.append(batch))
-    SyntheticOnly().attach(engine)
+    SyntheticOnly(**options).attach(engine)
     if swap_to is not None:
         engine.add_event_handler(Events.ITERATION_COMPLETED(once=swap_at), lambda e: e.set_data(swap_to))
     try:
@@ -63,6 +73,27 @@ def test_anything_else_fails_before_the_first_step(loader, name):
     with pytest.raises(RuntimeError, match=f"{name}(.|\n)*PrivacyWalkSampler"):
         count_steps(loader)
     assert count_steps.taken == 0
+
+
+def test_the_dataset_alone_is_told_apart():
+    walks = WalkSet(torch.randn(2, 3, 4), torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.bool), "linear")
+    with pytest.raises(RuntimeError, match="the dataset alone was swapped: it has no images, swap the loader, too"):
+        count_steps(DataLoader(PrivacyWalkDataset(walks, 4)))
+
+
+def test_a_share_of_real_images_is_let_through_only_when_told(caplog):
+    with pytest.raises(RuntimeError, match='25 % of the images .* are real, of patients(.|\n)*"allow_mixed": true'):
+        count_steps(MixedLoader(rows(), batch_size=2))
+    assert count_steps.taken == 0 and not caplog.text.count("REAL")
+    count_steps(MixedLoader(rows(), batch_size=2), allow_mixed=True)
+    assert count_steps.taken == 6
+    assert caplog.text.count("this run trains on REAL images of patients: 25 % of each epoch") == 1
+
+
+@pytest.mark.parametrize("loader", [AllReal(rows()), DataLoader(rows())])
+def test_what_is_real_altogether_is_never_let_through(loader):
+    with pytest.raises(RuntimeError, match="does not promise synthetic images"):
+        count_steps(loader, allow_mixed=True)
 
 
 @pytest.mark.parametrize("swap_at", [1, 3, 4])

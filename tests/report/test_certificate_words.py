@@ -82,6 +82,18 @@ def test_intervals_and_subgroups_are_those_of_the_first_seed():
     assert {line["attribute"] for line in words["subgroups"]} == {"age", "sex"}
 
 
+def test_real_images_mixed_in_are_named():
+    record = passing_record()
+    assert with_verdicts(record)["verdict"]["overall"] == "passed"
+    record["utility"]["rows"]["plan"]["real_share"] = 0.25
+    words = certificate_words(with_verdicts(record))
+    assert words["overall"]["verdict"] == "unclear" and len(words["overall"]["reasons"]) == 1
+    assert "'plan' was trained on 25 % real images" in words["overall"]["reasons"][0]
+    assert any("on synthetic images alone, and repeat" in step for step in words["overall"]["todo"])
+    names = [row["name"] for row in words["utility"]["rows"]]
+    assert "Synthetic images (private walks), 25 % real images mixed in" in names and "Real images" in names
+
+
 def test_one_remedy_for_tests_that_share_it():
     record = sample_record()
     for test in record["tests"][:2]:

@@ -107,6 +107,13 @@ def test_schema(tmp_path):
     assert (about["mml_metric"], about["seeds"], about["n_test"], about["n_train"]) == ("pixels", [0, 1], 4, 4)
 
 
+def test_real_images_mixed_in_are_said(tmp_path):
+    rows = {"real": loader(*TRAIN, shuffle=True), "plan": loader([-0.9, 0.9], [0, 1], real_share=0.25)}
+    made = table(tmp_path, rows, trained={"real": Sign(2.0), "plan": Sign(2.0)}).run()
+    assert made["plan"]["real_share"] == 0.25 and "real_share" not in made["real"]
+    assert "WARNING: 25 % of the training images of plan are REAL images" in (tmp_path / "table.txt").read_text()
+
+
 class Steps(nn.Module):
     """Five classes of colour images by their mean brightness."""
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from monai_plan.report import missing_tests, overall_verdict, verdict_of
-from monai_plan.report.verdicts import require_limits
+from monai_plan.report.verdicts import real_shares, require_limits
 
 BELOW, BOTH, LEAST = {"at_most": 0.6}, {"figure": "value", "at_most": 0.6, "at_least": 0.4}, {"at_least": 0.99}
 
@@ -97,6 +97,14 @@ UNASKED = {**ABSENT, "limit": None}
 )
 def test_overall(tests, required, expected):
     assert overall_verdict(tests, required) == expected
+
+
+@pytest.mark.parametrize(("tests", "expected"), [([PASSED], "unclear"), ([PASSED, FAILED], "failed")])
+def test_real_images_mixed_in_keep_a_release_from_passing(tests, expected):
+    rows = {"real": {}, "plan": {"real_share": 0.25}}
+    assert real_shares({"utility": {"rows": rows}}) == {"plan": 0.25}
+    assert real_shares({"utility": {"rows": {"plan": {}}}}) == real_shares({"utility": None}) == real_shares({}) == {}
+    assert overall_verdict(tests, mixed={"plan": 0.25}) == expected
 
 
 def test_missing_in_the_order_asked_for():
