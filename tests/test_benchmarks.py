@@ -27,6 +27,7 @@ def test_says_how_it_is_used(name):
 def test_all_are_known():
     others = {
         "common",
+        "expectations",
         "image_sets",
         "paired",
         "paper_cells",

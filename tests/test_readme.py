@@ -19,6 +19,7 @@ from monai_plan.networks.nets import IdentityEmbedder, StyleGenerator
 REPOSITORY = Path(__file__).parents[1]
 DOCUMENTS = [
     *("README.md", "docs/benchmarks.md", "docs/convert.md", "docs/data.md", "docs/log.md"),
+    *("docs/drop_in.md", "docs/expectations.md", "docs/transforms.md"),
     *("bundles/plan_tb/docs/README.md", "bundles/plan_dr/docs/README.md", "CHANGELOG.md"),
 ]
 FILES = ("walks_private.safetensors", "generator.safetensors", "gate.safetensors")

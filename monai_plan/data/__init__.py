@@ -4,8 +4,10 @@ from .canary_coins import plant_canaries
 from .datalist import build_datalist, load_datalist, read_splits
 from .identities import identity_items, require_group_size
 from .image_stream import ImageStream
+from .mixed_batches import MixedBatches
 from .phantom import fundus_datalist, phantom_datalist
 from .privacy_walk import PrivacyWalkDataLoader, PrivacyWalkDataset, PrivacyWalkSampler
 from .release import write_release
 from .stacked import StackedImages, stack_images
+from .synthetic_source import SyntheticSource
 from .walk_dataset import class_shares
