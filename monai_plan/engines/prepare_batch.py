@@ -85,9 +85,9 @@ class TaughtPrepareBatch(AugmentedPrepareBatch):
         super().__init__(augment, seed)
         if not teachers:
             raise ValueError("no teacher was given; give one network or more, or take AugmentedPrepareBatch")
-        # channels last: a third less time for small networks on a CPU (nothing is trained here)
-        layout = torch.channels_last
-        self.teachers = [teacher.eval().requires_grad_(False).to(memory_format=layout) for teacher in teachers]
+        frozen = [teacher.eval().requires_grad_(False) for teacher in teachers]
+        # a third less time for small networks on a CPU
+        self.teachers = [teacher.to(memory_format=torch.channels_last) for teacher in frozen]  # type: ignore[call-overload]
         self.mix = mix
 
     @torch.no_grad()
