@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from image_sets import ImageSets
 from paper_rows import Made
 
 from monai_plan.latent import WalkSet
-from monai_plan.report import write_sample_grids, write_walk_figure
+from monai_plan.report import write_walk_figure
 from monai_plan.report.canvas import blank_figure
-from monai_plan.utils import atomic_path
+from monai_plan.utils import atomic_path, image_grid
 
 TITLES = {
     "gate_only": "sample + gate",
@@ -21,26 +22,38 @@ TITLES = {
     "plan_published": "walk as published",
     "plan": "walk, ours",
     "plan_amortised": "walk, amortised",
+    "k5": "centroids, k = 5",
+    "k12": "centroids, k = 12",
+    "k5_walk": "walk, k = 5",
+    "k12_walk": "walk, k = 12",
 }
+SHOWN = 10
+"""Images of a row in the picture of samples."""
+
+
+def title(row: str) -> str:
+    """A row's name for readers."""
+    for suffix, how in (("+teacher", ", taught"), ("-teacher", ", hard labels"), ("+mixup", ", hard labels, mixup")):
+        if row.endswith(suffix):
+            return title(row.removesuffix(suffix)) + how
+    return TITLES.get(row, row)
 
 
 def write_pictures(
     options: argparse.Namespace,
     sets: ImageSets,
-    drawn: Iterable[str],
+    drawn: Sequence[str],
     images: Callable[[str], Made],
     rows: Mapping[str, dict[str, Any]],
 ) -> None:
-    """``samples_<row>.png`` of the synthetic rows, ``walk_beside_line.png`` and ``plane.png`` in ``options.pictures``.
+    """``samples.png`` of the synthetic rows, ``walk_beside_line.png`` and ``plane.png`` in ``options.pictures``.
 
     No picture of real images is drawn: they are others' to show.
     """
     folder = Path(options.pictures)
     folder.mkdir(parents=True, exist_ok=True)
     classes = int(sets.config.get_parsed_content("num_classes"))
-    for name in sorted(drawn):
-        row = images(name)
-        write_sample_grids({name: [{"image": row.images, "label": row.labels}]}, folder, classes)
+    write_samples({name: images(name) for name in drawn}, classes, folder / "samples.png")
     walks = [Path(options.work, f"{name}.walks.safetensors") for name in ("linear", "plan")]
     if all(path.is_file() for path in walks):
         line, walk = map(WalkSet.load, walks)
@@ -49,27 +62,47 @@ def write_pictures(
     write_plane(rows, sets.distance, folder / "plane.png")
 
 
+def write_samples(rows: Mapping[str, Made], classes: int, path: Path) -> None:
+    """A strip of images a row: the first ones of each class in turn; white where a class has no more."""
+    figure = blank_figure(9.0, 0.85 * len(rows), "samples")
+    strips = figure.subplots(len(rows), squeeze=False)[:, 0]
+    each = max(1, SHOWN // classes)
+    for axes, (name, made) in zip(strips, rows.items(), strict=True):
+        tiles = torch.ones(classes * each, *made.images.shape[1:])
+        for label in range(classes):
+            found = made.images[made.labels == label][:each]
+            tiles[label * each : label * each + len(found)] = found
+        axes.imshow(image_grid(tiles, columns=len(tiles)).expand(-1, -1, 3).numpy())
+        axes.set_ylabel(title(name), rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, bbox_inches="tight")
+
+
 def write_plane(rows: Mapping[str, dict[str, Any]], distance: str, path: Path) -> None:
     """Test accuracy of each row, with its interval, over the distance to the nearest training image.
 
     The real row stands at the distance of its images from one another.
     """
-    figure = blank_figure(8.0, 5.0, "the table")
+    figure = blank_figure(9.0, 5.0, "the table")
     axes = figure.add_subplot()
-    for name, row in rows.items():
+    for number, (name, row) in enumerate(rows.items()):
         low, high = row["accuracy_interval_95"]
         mean = row["accuracy_mean"]
-        marker = "s" if name == "real" else "^" if name.endswith(("teacher", "mixup")) else "o"
+        reach = [[max(0, mean - low)], [max(0, high - mean)]]
         axes.errorbar(
-            row["mml_train"], mean, [[max(0, mean - low)], [max(0, high - mean)]], fmt=marker, capsize=2, alpha=0.8
-        )
-        plain, plus, taught = name.partition("+")
-        axes.annotate(
-            TITLES.get(plain, plain) + plus + taught, (row["mml_train"], mean), (4, 4), textcoords="offset points"
+            *(row["mml_train"], mean, reach),
+            fmt="osD^vPX"[number // 10 * 3 + number % 3],
+            color=f"C{number % 10}",
+            capsize=2,
+            alpha=0.8,
+            label=title(name),
         )
     axes.set(
         xlabel=f"mean {distance} to the nearest training image", ylabel="test accuracy, 95 % over patients and seeds"
     )
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper")
     with atomic_path(path) as partial:
         figure.savefig(partial)

@@ -148,7 +148,8 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         write_json(options.json, {"rows": rows, **record})
     if options.pictures:
-        write_pictures(options, table.sets, {plain(name) for name in rows} - {"real"}, table.images, rows)
+        drawn = [name for name in dict.fromkeys(map(plain, rows)) if name != "real"]
+        write_pictures(options, table.sets, drawn, table.images, rows)
 
 
 if __name__ == "__main__":
