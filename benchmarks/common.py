@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,12 @@ def bundle_config(options: argparse.Namespace) -> ConfigParser:
         {"bundle_root": str(options.bundle.resolve()), **{name: value for name, value in given.items() if value}}
     )
     return config
+
+
+def over_seeds(name: str, values: Sequence[float]) -> dict[str, Any]:
+    """Mean, deviation (None for one seed) and single values of a figure, under names that begin with its own."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {f"{name}_mean": statistics.fmean(values), f"{name}_sd": deviation, f"{name}_by_seed": list(values)}
 
 
 @torch.no_grad()

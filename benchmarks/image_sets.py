@@ -106,6 +106,7 @@ class ImageSets:
         mix: bool = False,
         augment: nn.Module | None = None,
         sampler: Sampler | None = None,
+        epochs: int | None = None,
     ) -> nn.Module:
         """A classifier trained on images drawn from a set with replacement, its epoch chosen on validation images.
 
@@ -117,6 +118,7 @@ class ImageSets:
             mix: blend images and their hard labels in pairs (mixup), a control for what teachers add.
             augment: by default the bundle's.
             sampler: which images an epoch draws, in place of ``shares``.
+            epochs: by default the option's.
         """
         network = initial_network(self.config.get_parsed_content("network_factory"), seed)
         classes = int(self.config.get_parsed_content("num_classes"))
@@ -137,7 +139,8 @@ class ImageSets:
                 prepare = TaughtPrepareBatch(augment, teachers, seed=seed)
             elif mix:
                 prepare = MixedPrepareBatch(augment, classes, seed)
-            train_classifier(network, drawn, validation_loader, self.options.epochs, 1e-3, self.device, prepare)
+            epochs = epochs or self.options.epochs
+            train_classifier(network, drawn, validation_loader, epochs, 1e-3, self.device, prepare)
         return network
 
     def answers(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:

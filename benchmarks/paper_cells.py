@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import about
+from common import about, over_seeds
 from image_sets import ImageSets
 from paired import mean_with_interval, paired_difference
 from paper_rows import Made, PaperRows
@@ -235,13 +235,8 @@ class PaperTable:
         figures: dict[str, Any] = {}
         for split, suffix in (("testing", ""), ("validation", "_validation")):
             for measure in ("accuracy", "auroc", "kappa"):
-                values = [cell[split][measure] for cell in classifiers]
-                figures[f"{measure}{suffix}_mean"] = statistics.fmean(values)
-                figures[f"{measure}{suffix}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-                figures[f"{measure}{suffix}_by_seed"] = values
-        kappas = [self.median_kappa(cell["answers"]["testing"]) for cell in classifiers]
-        figures["kappa_median_mean"] = statistics.fmean(kappas)
-        figures["kappa_median_by_seed"] = kappas
+                figures |= over_seeds(f"{measure}{suffix}", [cell[split][measure] for cell in classifiers])
+        figures |= over_seeds("kappa_median", [self.median_kappa(cell["answers"]["testing"]) for cell in classifiers])
         figures["accuracy_interval_95"] = list(mean_with_interval(self.right(classifiers))[1])
         figures["recall"] = [
             statistics.fmean(shares) for shares in zip(*(c["testing"]["recall"] for c in classifiers), strict=True)

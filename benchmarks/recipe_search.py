@@ -7,7 +7,7 @@ table is made of: these may be used to choose. Rows:
 - ``recipe``: 128 pairs of random anchors a class, prior weight 3, 2,048 draws in each of 10 epochs, soft labels of the
   bundle's teachers on blends; ``hard``: the same with hard labels; ``mixup``: hard labels blended.
 - ``epochs x2``, ``epochs x4``: more images shown.
-- ``weak augmentation``, ``strong augmentation``: half and twice the bundle's strengths.
+- ``weak augmentation``, ``strong augmentation``: half and twice the bundle's strengths; ``strong, epochs x2``: both.
 - ``easy first``: confidence as a curriculum: the first epoch draws from the 30 % of images about which the teachers are
   most certain, the sixth and later from all; ``hard first``: the other way round.
 - ``32 pairs``, ``512 pairs``: as many images of fewer or more walks (diversity).
@@ -20,14 +20,13 @@ table is made of: these may be used to choose. Rows:
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import about, add_bundle_options
+from common import about, add_bundle_options, over_seeds
 from image_sets import ImageSets
 from paper_rows import Made, PaperRows
 from torch.utils.data import Sampler
@@ -47,6 +46,7 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "epochs x4": {"epochs": 4},
     "weak augmentation": {"strength": 0.5},
     "strong augmentation": {"strength": 2.0},
+    "strong, epochs x2": {"strength": 2.0, "epochs": 2},
     "easy first": {"curriculum": "easy"},
     "hard first": {"curriculum": "hard"},
     "32 pairs": {"pairs": 32},
@@ -106,17 +106,16 @@ class Search:
     def classified(self, row: Mapping[str, Any], seed: int) -> dict[str, Any]:
         """Figures on the other phantoms of a classifier trained by a recipe."""
         made = self.walks(row.get("pairs", self.options.pairs), row.get("prior"))
-        epochs = self.options.epochs
-        self.sets.options.epochs = epochs * row.get("epochs", 1)
-        try:
-            network = self.sets.trained(made.images, made.labels, seed, **self._settings(row, made, seed))
-        finally:
-            self.sets.options.epochs = epochs
+        network = self.sets.trained(made.images, made.labels, seed, **self._settings(row, made, seed))
         return classification_figures(self.sets.answers(network, self.others), self.labels)
 
     def _settings(self, row: Mapping[str, Any], made: Made, seed: int) -> dict[str, Any]:
         labels = row.get("labels", "soft")
-        settings: dict[str, Any] = {"teachers": self.teachers if labels == "soft" else (), "mix": labels == "mixup"}
+        settings: dict[str, Any] = {
+            "teachers": self.teachers if labels == "soft" else (),
+            "mix": labels == "mixup",
+            "epochs": self.options.epochs * row.get("epochs", 1),
+        }
         if "strength" in row:
             own = self.sets.config.get("augment")
             stronger = {name: row["strength"] * own[name] for name in STRENGTHS}
@@ -161,12 +160,7 @@ def main() -> None:
         found = [search.classified(ROWS[name], seed) for seed in options.seeds]
         record[name] = {}
         for measure in ("accuracy", "auroc"):
-            values = [figures[measure] for figures in found]
-            record[name] |= {
-                f"{measure}_mean": statistics.fmean(values),
-                f"{measure}_sd": statistics.stdev(values) if len(values) > 1 else None,
-                f"{measure}_by_seed": values,
-            }
+            record[name] |= over_seeds(measure, [figures[measure] for figures in found])
         spread = [
             f"{record[name][f'{m}_mean']:.3f} ± {record[name][f'{m}_sd'] or 0:.3f}" for m in ("accuracy", "auroc")
         ]

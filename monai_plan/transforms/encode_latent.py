@@ -12,7 +12,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils import TransformBackends, convert_to_tensor
 from torch import nn
 
-from monai_plan.transforms.single_item import class_number, signed_batch
+from monai_plan.transforms.single_item import class_number, label_in, signed_batch
 
 __all__ = [
     "Anchors",
@@ -231,12 +231,9 @@ class NearestAnchord(MapTransform):
         """
         item = dict(data)
         for key in self.key_iterator(item):
-            if self.label_key is not None and self.label_key not in item:
-                raise KeyError(
-                    f"no '{self.label_key}' in an item with {sorted(map(str, item))}; give label_key, the key of the "
-                    "item's class, or None to look at all anchors"
-                )
-            label = None if self.label_key is None else item[self.label_key]
+            label = None
+            if self.label_key is not None:
+                label = label_in(item, self.label_key, ", or None to look at all anchors")
             item[key] = self.nearest(item[key], label)
         return item
 

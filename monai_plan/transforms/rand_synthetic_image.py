@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import TransformBackends, convert_to_dst_type, convert_to_tensor
 
-from monai_plan.transforms.single_item import class_number
+from monai_plan.transforms.single_item import class_number, label_in
 from monai_plan.utils.synthetic import SYNTHETIC_MARK
 
 __all__ = [
@@ -190,12 +190,8 @@ class RandSyntheticImaged(RandomizableTransform, MapTransform):
         item = dict(data)
         self.randomize()
         for key in self.key_iterator(item):
-            if self.label_key not in item:
-                raise KeyError(
-                    f"no '{self.label_key}' in an item with {sorted(map(str, item))}; give label_key, the key of the "
-                    "item's class"
-                )
-            item[key] = self.replace(item[key], item[self.label_key], randomize=False)
+            label = label_in(item, self.label_key)
+            item[key] = self.replace(item[key], label, randomize=False)
             item[f"{key}_{SYNTHETIC_MARK}"] = self.replace.replaces
         return item
 

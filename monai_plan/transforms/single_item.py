@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from monai.config import NdarrayOrTensor
 from monai.utils import convert_to_tensor
 
-__all__ = ["class_number", "signed_batch"]
+__all__ = ["class_number", "label_in", "signed_batch"]
 
 _ROUNDING = 1e-3  # resampling and half precision
 
@@ -57,3 +58,22 @@ def class_number(label: Any) -> int:
             "are made one-hot, and map names to numbers with monai.transforms.MapLabelValued"
         )
     return int(values[0])
+
+
+def label_in(item: Mapping[Hashable, Any], label_key: Hashable, otherwise: str = "") -> Any:
+    """An item's label.
+
+    Args:
+        item: an item of a pipeline.
+        label_key: where the label should stand.
+        otherwise: how to do without, the end of the error's advice.
+
+    Raises:
+        KeyError: there is no such key.
+    """
+    if label_key not in item:
+        raise KeyError(
+            f"no '{label_key}' in an item with {sorted(map(str, item))}; give label_key, the key of the item's class"
+            f"{otherwise}"
+        )
+    return item[label_key]
