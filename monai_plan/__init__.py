@@ -3,4 +3,4 @@
 import monai
 
 from ._version import __version__
-from . import data, engines, handlers, latent, losses, metrics, networks, report, transforms, utils
+from . import data, engines, handlers, inferers, latent, losses, metrics, networks, report, transforms, utils

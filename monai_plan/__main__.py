@@ -15,6 +15,7 @@ from monai.utils import OptionalImportError
 
 from monai_plan._version import __version__
 from monai_plan.data.datalist import SPLITS, build_datalist, datalist_target
+from monai_plan.data.image_export import SUFFIXES
 from monai_plan.networks.nets import (
     StyleDiscriminator,
     StyleGenerator,
@@ -264,6 +265,54 @@ def run_release(arguments: argparse.Namespace) -> None:
     run_later(arguments.output_dir, ("release",), **{"release#mode": arguments.mode})
 
 
+def add_generate(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``generate``: as many synthetic images as are wanted, as files."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="write N synthetic images of each class as PNG, NIfTI or DICOM",
+        description="Write exactly N images of each class into a folder, in shards, with a datalist that MONAI reads. "
+        "Every image has passed the gate. A killed export is continued by the same command, and ends with the same "
+        "files.",
+        epilog="examples: python -m monai_plan generate --bundle bundles/plan_tb --to phantoms --per_class 500 (the "
+        "phantoms that ship with it); python -m monai_plan generate --output_dir runs/shenzhen --to synthetic "
+        "--per_class 50000 --format dicom --spacing 5.6; on two GPUs: torchrun --nproc_per_node=2 -m monai_plan "
+        "generate ..., or the bundle itself: torchrun --nproc_per_node=2 -m monai.bundle run --config_file "
+        "\"['bundles/plan_tb/configs/train.json','bundles/plan_tb/configs/generate.json']\" --generate#folder "
+        "phantoms --generate#per_class 500",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--bundle", metavar="DIR", help="from the weights that lie in this bundle")
+    source.add_argument("--output_dir", metavar="DIR", help="from what the pipeline has left there")
+    parser.add_argument("--to", required=True, metavar="DIR", help="a new folder, or that of an export to continue")
+    parser.add_argument("--per_class", required=True, type=int, metavar="N", help="images of each class")
+    parser.add_argument("--format", choices=tuple(SUFFIXES), default="png", help="(default: png)")
+    parser.add_argument("--seed", type=int, default=0, help="other images for another number (default: 0)")
+    parser.add_argument(
+        "--shard_size", type=int, default=1000, metavar="N", help="files of a folder at most (default: 1000)"
+    )
+    parser.add_argument(
+        "--spacing", type=float, metavar="MM", help="mm from pixel to pixel, for nifti (default: 1) and dicom (none)"
+    )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="ID=VALUE", help="config values, e.g. generate#batch_size=256"
+    )
+    parser.set_defaults(run=run_generate)
+
+
+def run_generate(arguments: argparse.Namespace) -> None:
+    """Run ``generate``."""
+    named = ("per_class", "format", "seed", "shard_size", "spacing")
+    overrides = {
+        "generate#folder": str(Path(arguments.to).expanduser().resolve()),
+        **{f"generate#{name}": getattr(arguments, name) for name in named},
+        **_settings(arguments.set),
+    }
+    if arguments.bundle:
+        run_bundle(arguments.bundle, ("generate",), **overrides)
+    else:
+        run_later(arguments.output_dir, ("generate",), **overrides)
+
+
 def add_audit(subparsers: argparse._SubParsersAction) -> None:
     """Add ``audit``: attack what would leave, and write the certificate."""
     parser = subparsers.add_parser(
@@ -317,7 +366,7 @@ def run_audit(arguments: argparse.Namespace) -> None:
     run_bundle(arguments.bundle, ("evaluate",), **overrides)
 
 
-COMMANDS = (add_datalist, add_pipeline, add_ledger, add_audit, add_release, add_convert)
+COMMANDS = (add_datalist, add_pipeline, add_ledger, add_audit, add_release, add_generate, add_convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from monai_plan import __main__ as command_line
 from monai_plan.__main__ import main
 
 Image = pytest.importorskip("PIL.Image")
@@ -111,3 +112,49 @@ def test_an_audit_that_cannot_begin(source, capsys, words, essential):
     bundle = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb"
     assert main(["audit", *(word.format(d=source, bundle=bundle) for word in words)]) == 2
     assert essential in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source_option", ["--bundle", "--output_dir"])
+def test_options_reach_the_export(tmp_path, monkeypatch, source_option):
+    """What the config makes of them stands in tests/bundles/test_generate.py."""
+    heard = []
+    for name in ("run_bundle", "run_later"):
+        monkeypatch.setattr(
+            command_line, name, lambda place, overlays, name=name, **ids: heard.append((name, place, overlays, ids))
+        )
+    monkeypatch.chdir(tmp_path)
+    words = ["generate", source_option, "here", "--to", "there", "--per_class", "5", "--format", "dicom", "--seed", "3"]
+    assert main([*words, "--shard_size", "50", "--spacing", "0.5", "--set", "generate#batch_size=8"]) == 0
+    assert main(["generate", source_option, "here", "--to", "there", "--per_class", "5"]) == 0
+    expected = {"folder": str(tmp_path / "there"), "per_class": 5, "format": "dicom", "seed": 3, "shard_size": 50}
+    runner = "run_bundle" if source_option == "--bundle" else "run_later"
+    given = {f"generate#{name}": value for name, value in {**expected, "spacing": 0.5, "batch_size": 8}.items()}
+    assert heard[0] == (runner, "here", ("generate",), given)
+    defaults = {**expected, "format": "png", "seed": 0, "shard_size": 1000, "spacing": None}
+    assert heard[1] == (runner, "here", ("generate",), {f"generate#{name}": v for name, v in defaults.items()})
+
+
+@pytest.mark.parametrize(
+    ("words", "essential"),
+    [
+        (["--bundle", "nowhere"], "no config at"),
+        (["--output_dir", "{d}"], "holds no run"),
+        (["--bundle", "{bundle}", "--set", "generate#perclass=5"], "did you mean generate#per_class"),
+        (["--bundle", "{bundle}", "--per_class", "0"], "'generate#per_class' is 0"),
+        (["--bundle", "{bundle}", "--to", "{d}"], "holds files and is no export"),
+        (["--bundle", "{bundle}", "--spacing", "0.5"], "PNG keeps no spacing"),
+    ],
+)
+def test_an_export_that_cannot_begin(source, capsys, words, essential):
+    bundle = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb"
+    before = sorted(source.parent.rglob("*"))
+    words = [word.format(d=source, bundle=bundle) for word in words]
+    assert main(["generate", "--to", str(source.parent / "to"), "--per_class", "2", *words]) == 2
+    assert essential in capsys.readouterr().err and sorted(source.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("words", [[], ["--bundle", "a", "--output_dir", "b"], ["--bundle", "a", "--format", "jpeg"]])
+def test_an_export_is_of_one_source_and_a_known_format(words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "--to", "there", "--per_class", "5", *words])
+    assert caught.value.code == 2 and "usage: python -m monai_plan generate" in capsys.readouterr().err

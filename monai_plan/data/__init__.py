@@ -2,6 +2,7 @@
 
 from .canary_coins import plant_canaries
 from .datalist import build_datalist, load_datalist, read_splits
+from .export import export_images
 from .identities import identity_items, require_group_size
 from .image_stream import ImageStream
 from .mixed_batches import MixedBatches

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
 from monai_plan.data.walk_pool import WalkPool
+from monai_plan.latent.rendering import NOT_FINITE, Gate, render_and_judge
 from monai_plan.utils import generator_for
 
 __all__ = ["Gate", "JudgedBatch", "WalkRenderer"]
@@ -18,17 +19,6 @@ _BEGUN = 4
 """Batches begun before the first of them is complete, at most."""
 _BLOCK = 16
 """No batch of the next so many is begun before these are complete: where a resumed pass can start."""
-_NOT_FINITE = (
-    "the generator made an image with NaN or infinite values. Its weights may be damaged or of another model than the "
-    "walks; with amp, try without"
-)
-
-
-class Gate(Protocol):
-    """What is needed of a :class:`~monai_plan.latent.gate.PrivacyGate`."""
-
-    def accepts(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 [B, C, H, W] in [-1, 1] -> bool [B]."""
 
 
 class JudgedBatch(NamedTuple):
@@ -131,51 +121,30 @@ class WalkRenderer:
         indices = torch.tensor([slot.index for slot in slots])
         attempts = torch.tensor([slot.attempt for slot in slots])
         paths, positions = pool.places(indices, epoch, turn, attempts, verified_only=self.gate is None)
-        keys = [(pool.seed, "noise", slot.index, epoch, turn, slot.attempt) for slot in slots]
-        images = self._render(pool.latents(paths, positions).to(self.device), keys)
-        finite = torch.isfinite(images).flatten(1).all(dim=1)
-        images = images.clamp(-1, 1)
-        is_finite = finite.tolist()
-        if not all(is_finite):  # the gate is for images; their batch's turn to fail comes later
-            images = images[finite]
-        passed = zip(images.unbind(), self._judge(images), strict=True)
+        rngs = None
+        if self.noise == "random":
+            keys = [(pool.seed, "noise", slot.index, epoch, turn, slot.attempt) for slot in slots]
+            rngs = [generator_for(*key, device=self.device) for key in keys]
+        latents = pool.latents(paths, positions).to(self.device)
+        images, finite, passed = render_and_judge(self.generator, self.gate, latents, rngs, self.amp)
+        verdicts = zip(images.unbind(), finite.tolist(), passed.tolist(), strict=True)
         rejected = []
-        for slot, good, path, position in zip(slots, is_finite, paths.tolist(), positions.tolist(), strict=True):
-            slot.is_finite = good
-            if not good:
-                continue
-            image, accepted = next(passed)
+        for slot, path, position, (image, is_finite, accepted) in zip(
+            slots, paths.tolist(), positions.tolist(), verdicts, strict=True
+        ):
+            slot.is_finite = is_finite  # a broken image fails its batch, when that one's turn comes
             if accepted:
                 slot.image, slot.path, slot.position = image, path, position
-            else:
+            elif is_finite:
                 slot.attempt += 1
                 if slot.attempt < self.max_attempts:
                     rejected.append(slot)
         return rejected
 
-    def _render(self, latents: torch.Tensor, keys: Sequence[tuple]) -> torch.Tensor:
-        """Images [B, C, H, W], float32, of latents [B, D]; ``keys`` are of random noise."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            if self.noise == "const":
-                return self.generator.synthesize(latents, noise="const").float()
-            rngs = [generator_for(*key, device=self.device) for key in keys]
-            pairs = zip(latents.split(1), rngs, strict=True)
-            return torch.cat([self.generator.synthesize(w, noise="random", rng=rng).float() for w, rng in pairs])
-
-    def _judge(self, images: torch.Tensor) -> list[bool]:
-        if self.gate is None or len(images) == 0:
-            return [True] * len(images)  # verified beforehand
-        accepted = self.gate.accepts(images)
-        if accepted.dtype != torch.bool or accepted.shape != (len(images),):
-            raise TypeError(
-                f"gate.accepts must give bool [{len(images)}], got {accepted.dtype} {tuple(accepted.shape)}"
-            )
-        return accepted.tolist()
-
     def _completed(self, slots: Sequence[_Slot], emitted: int, rejected: int) -> JudgedBatch | None:
         """The batch of these slots; ``None`` while one of them is empty."""
         if not all(slot.is_finite for slot in slots):
-            raise RuntimeError(_NOT_FINITE)
+            raise RuntimeError(NOT_FINITE)
         attempts = sum(slot.attempt for slot in slots)
         exhausted = sum(slot.attempt == self.max_attempts for slot in slots)
         if exhausted:

@@ -12,6 +12,7 @@ from torch import nn
 
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.gate import PrivacyGate
+from monai_plan.latent.rendering import render_and_judge
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.latent.walks import WalkSteering
 from monai_plan.networks.nets import StyleGenerator
@@ -46,11 +47,9 @@ class Judge:
         """
         networks = [self.generator, *([] if self.label_network is None else [self.label_network])]
         with torch.autocast(self.device.type, enabled=False), eval_mode(*networks):
-            images = self.generator.synthesize(latents.to(self.device), noise="const").float()
-            if not torch.isfinite(images).all():
+            images, finite, accepted = render_and_judge(self.generator, self.gate, latents.to(self.device))
+            if not finite.all():
                 raise ValueError("the generator made an image with NaN or infinite values; its weights may be damaged")
-            images = images.clamp(-1, 1)
-            accepted = self.gate.accepts(images).cpu()
             if self.label_network is None:
                 return accepted, torch.ones_like(accepted)
             logits = self.label_network(images)

@@ -1,0 +1,135 @@
+"""What stands in an export's folder beside its images: the settings first, datalist and manifest at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai_plan.data.image_shards import INDEX, ImageShards
+from monai_plan.utils import atomic_path, require_writable, sha256_of, write_json
+
+__all__ = ["DATALIST", "IMAGES", "ExportFolder"]
+
+SCHEMA, VERSION = "export", 1
+SETTINGS, DATALIST, MANIFEST, IMAGES = "export.json", "datalist.json", "manifest.json", "images"
+_LEFT_BEHIND = re.compile(r"\.(?:(?:export|datalist|manifest)\.part|writable)-.*")
+_LISTED = 512  # bytes of one image in index and datalist, at most
+_ABOUT = (
+    "Synthetic images, made by a generative network on privacy-preserving latent walks; none of them shows a patient. "
+    f"{DATALIST} gives MONAI their classes; images of one path (key group) are alike, so keep them in one split.",
+    "Every image passed the privacy gate before it was written.",
+    "Privacy is screened, not proven: one network compared the images. The network that made them was trained on "
+    "patients' images; what all images together tell of them was not examined.",
+)
+_ADVICE = "Nothing was touched; give another folder"
+
+
+@dataclass(frozen=True)
+class ExportFolder:
+    """The folder of one export.
+
+    Args:
+        path: absolute.
+        settings: all that the images depend on, plain JSON values; ``classes`` maps each label to its name.
+        shards: where the images go.
+    """
+
+    path: Path
+    settings: Mapping[str, Any]
+    shards: ImageShards
+
+    def begin(self, bytes_of_one: int, record: Callable[[dict[str, str]], None] | None) -> None:
+        """See that the folder is this export's, clear away what a kill has left, and write the settings.
+
+        Args:
+            bytes_of_one: what an image takes on the disk at most.
+            record: see :func:`~monai_plan.data.export_images`.
+
+        Raises:
+            ValueError: the folder holds another export, or anything else; nothing was touched then.
+            OSError: it cannot be written, or its disk is too small.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"'{self.path}' is a file, and a folder is needed. {_ADVICE}")
+        present = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        left_behind = {name for name in present if _LEFT_BEHIND.fullmatch(name)}
+        present -= left_behind
+        if SETTINGS in present:
+            self._require_same_settings()
+        elif present:
+            raise ValueError(f"'{self.path}' holds files and is no export (no {SETTINGS} of one). {_ADVICE}")
+        if strange := sorted(present - {SETTINGS, DATALIST, MANIFEST, IMAGES}):
+            raise ValueError(f"'{self.path / strange[0]}' is not of this export. {_ADVICE}, or move it away")
+        self.shards.tidy()
+        for name in left_behind:
+            (self.path / name).unlink()
+        missing = (number for number in range(len(self.shards)) if not self.shards.is_written(number))
+        require_writable(self.path, sum(map(self.shards.images, missing)) * (bytes_of_one + _LISTED))
+        if SETTINGS in present:
+            return
+        content = {"schema": SCHEMA, "version": VERSION, "settings": self.settings}
+        with atomic_path(self.path / SETTINGS) as partial:
+            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if record is not None:
+                record({SETTINGS: sha256_of(partial)})
+
+    def finish(self) -> None:
+        """Write datalist and manifest of complete shards; several processes may do so at once."""
+        self._write_datalist()
+        indices = [self.shards.folder(number) / INDEX for number in range(len(self.shards))]
+        each = self.shards.per_class
+        manifest = {
+            "schema": SCHEMA,
+            "version": VERSION,
+            "about": list(_ABOUT),
+            "images": each * self.shards.classes,
+            "classes": {label: {"name": name, "images": each} for label, name in self.settings["classes"].items()},
+            "settings": self.settings,
+            "files": {
+                path.relative_to(self.path).as_posix(): sha256_of(path) for path in (self.path / DATALIST, *indices)
+            },
+        }
+        write_json(self.path / MANIFEST, manifest)
+
+    def _write_datalist(self) -> None:
+        """Line by line: there may be millions."""
+        head = {
+            "name": "synthetic images",
+            "description": _ABOUT[0],
+            "labels": self.settings["classes"],
+            "numTraining": self.shards.per_class * self.shards.classes,
+        }
+        with atomic_path(self.path / DATALIST) as partial, partial.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(head, indent=2, ensure_ascii=False).removesuffix("\n}") + ',\n  "training": [')
+            separator = "\n"
+            for number in range(len(self.shards)):
+                place = self.shards.folder(number).relative_to(self.path).as_posix()
+                for row in self.shards.rows(number):
+                    image, group = f"{place}/{row['file']}", f"path-{row['path']}"
+                    item = {"image": image, "label": int(row["label"]), "group": group}
+                    stream.write(f"{separator}    {json.dumps(item)}")
+                    separator = ",\n"
+            stream.write("\n  ]\n}\n")
+
+    def _require_same_settings(self) -> None:
+        try:
+            found = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
+            begun = dict(found["settings"]) if found["schema"] == SCHEMA else None
+        except (OSError, ValueError, LookupError, TypeError):
+            begun = None
+        if begun is None:
+            raise ValueError(f"'{self.path / SETTINGS}' is damaged, or of another program. {_ADVICE}")
+        others = [
+            f"{name} was {begun.get(name)!r} and now is {self.settings.get(name)!r}"
+            for name in sorted({*begun, *self.settings})
+            if begun.get(name) != self.settings.get(name)
+        ]
+        if others:
+            raise ValueError(
+                f"the export in '{self.path}' was begun with other settings: {'; '.join(others)}. Type what it was "
+                f"begun with to go on with it. {_ADVICE} for a new one"
+            )

@@ -1,0 +1,153 @@
+"""Folders of numbered image files: each is whole under its name or absent, and has an index of what is in it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["INDEX", "EncodedImage", "ImageShards"]
+
+INDEX = "index.csv"
+COLUMNS = ("file", "label", "path", "position", "bytes", "sha256")
+
+
+class EncodedImage(NamedTuple):
+    """One image on its way to the disk.
+
+    Attributes:
+        label: its class.
+        path: the walk that it is of.
+        position: where on that walk, in points from its start.
+        content: the whole file.
+    """
+
+    label: int
+    path: int
+    position: float
+    content: bytes
+
+
+@dataclass(frozen=True)
+class ImageShards:
+    """Equally many images of each class in every shard; the last one may have fewer.
+
+    Shard 12 of 1000 images is ``root/00012`` with ``000012000.png`` to ``000012999.png`` and :data:`INDEX`: the
+    columns file, label, path, position, bytes and sha256. It is written as ``.00012.part`` and then renamed.
+
+    Args:
+        root: their folder.
+        suffix: of the images, e.g. ``".png"``.
+        classes: how many, >= 1.
+        per_class: images of each class in all, >= 1.
+        shard_per_class: of these in one shard, >= 1.
+    """
+
+    root: Path
+    suffix: str
+    classes: int
+    per_class: int
+    shard_per_class: int
+
+    def __len__(self) -> int:
+        return -(-self.per_class // self.shard_per_class)
+
+    def images_per_class(self, number: int) -> int:
+        """How many images of each class shard ``number`` has."""
+        return min(self.shard_per_class, self.per_class - number * self.shard_per_class)
+
+    def images(self, number: int) -> int:
+        """How many images shard ``number`` has."""
+        return self.images_per_class(number) * self.classes
+
+    def first(self, number: int) -> int:
+        """The index of the first image of shard ``number``."""
+        return number * self.shard_per_class * self.classes
+
+    def folder(self, number: int) -> Path:
+        """The folder of shard ``number``."""
+        return self.root / f"{number:05d}"
+
+    def is_written(self, number: int) -> bool:
+        """Whether shard ``number`` stands under its name."""
+        return (self.folder(number) / INDEX).is_file()
+
+    def write(self, number: int, images: Iterable[EncodedImage]) -> None:
+        """Write shard ``number``, whole or not at all.
+
+        Args:
+            number: of a shard that is not there.
+            images: as many as :meth:`images` says; they are never in memory together.
+
+        Raises:
+            ValueError: there are more or fewer of them.
+            OSError: they cannot be written.
+        """
+        part = self._part(number)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            with (part / INDEX).open("w", encoding="utf-8", newline="") as stream:
+                index = csv.writer(stream, lineterminator="\n")
+                index.writerow(COLUMNS)
+                for name, (label, path, position, content) in zip(self._names(number), images, strict=True):
+                    (part / name).write_bytes(content)
+                    digest = sha256(content).hexdigest()
+                    index.writerow((name, label, path, f"{position:.4f}", len(content), digest))
+            part.rename(self.folder(number))
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+    def rows(self, number: int) -> Iterator[dict[str, str]]:
+        """The lines of a shard's index, by :data:`COLUMNS`."""
+        with (self.folder(number) / INDEX).open(encoding="utf-8", newline="") as stream:
+            yield from csv.DictReader(stream)
+
+    def tidy(self) -> None:
+        """Delete shards that a kill, a crash or a hand has left incomplete; they are then made again.
+
+        Raises:
+            ValueError: there are files that no shard of this kind has; nothing was deleted then.
+        """
+        if self.root.exists() and not self.root.is_dir():
+            raise self._strange(self.root)
+        broken = []
+        for path in sorted(self.root.iterdir()) if self.root.exists() else ():
+            found = re.fullmatch(r"(?:(\d{5,})|\.(\d{5,})\.part)", path.name)
+            number = int(found[1] or found[2]) if found else len(self)
+            if number >= len(self) or path.is_symlink() or not path.is_dir():
+                raise self._strange(path)
+            with os.scandir(path) as entries:
+                sizes = {entry.name: entry.stat().st_size for entry in entries}
+            if strange := sorted(sizes.keys() - {INDEX, *self._names(number)}):
+                raise self._strange(path / strange[0])
+            if path != self.folder(number) or not self._is_whole(number, sizes):
+                broken.append(path)
+        for path in broken:
+            shutil.rmtree(path)
+
+    def _is_whole(self, number: int, sizes: dict[str, int]) -> bool:
+        try:
+            listed = {row["file"]: int(row["bytes"]) for row in self.rows(number)}
+        except (OSError, ValueError, LookupError, TypeError, csv.Error):
+            return False
+        return len(listed) == self.images(number) and {**listed, INDEX: sizes[INDEX]} == sizes
+
+    def _names(self, number: int) -> Iterator[str]:
+        first = self.first(number)
+        return (f"{index:09d}{self.suffix}" for index in range(first, first + self.images(number)))
+
+    def _part(self, number: int) -> Path:
+        return self.root / f".{number:05d}.part"
+
+    def _strange(self, path: Path) -> ValueError:
+        return ValueError(
+            f"'{path}' is not of this export and would be in its way. Nothing was touched; move it away, or give "
+            "another folder"
+        )
