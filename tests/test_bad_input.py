@@ -407,7 +407,7 @@ def test_a_broken_checkpoint_for_pipeline(pipeline_words, tmp_path, capsys):
 def test_unwritable_output(radiographs, pipeline_words, stage_run, tmp_path, capsys):
     below = tmp_path / "file" / "output"
     (tmp_path / "file").write_text("a regular file")
-    essentials = ["cannot write to the folder", str(below), "--output_dir DIR"]
+    essentials = ["cannot write to the folder", str(below), "Choose another one"]
     assert_refused(["datalist", str(radiographs), "--output", str(below / "a.json")], capsys, essentials)
     assert_refused(pipeline_words() + ["--output_dir", str(below)], capsys, essentials)
     job = stage_run("train")

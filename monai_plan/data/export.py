@@ -15,11 +15,11 @@ import torch
 from monai.utils import optional_import
 
 from monai_plan._version import __version__
+from monai_plan.data.class_names import names_of_classes
 from monai_plan.data.export_folder import DATALIST, IMAGES, ExportFolder
 from monai_plan.data.image_export import SUFFIXES, encoder_of
 from monai_plan.data.image_shards import EncodedImage, ImageShards
 from monai_plan.data.privacy_walk import PrivacyWalkSampler
-from monai_plan.data.release import _class_names
 from monai_plan.data.walk_dataset import PrivacyWalkDataset
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.gate import PrivacyGate
@@ -95,7 +95,7 @@ def export_images(
     require_counts(per_class=per_class, shard_size=shard_size, batch_size=batch_size)
     require_counts(0, seed=seed)
     _require_one_world()
-    names = _class_names(labels, generator.num_classes)
+    names = names_of_classes(labels, generator.num_classes)
     classes = _require_classes(walks, names, shard_size)
     if gate is None:
         _require_points(walks, names, per_class)

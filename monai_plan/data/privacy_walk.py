@@ -18,8 +18,9 @@ from monai_plan.data.prefetch import BackgroundBatches, CountedBatch
 from monai_plan.data.walk_dataset import PrivacyWalkDataset
 from monai_plan.data.walk_planning import WalkPools
 from monai_plan.data.walk_pool import WalkPool
-from monai_plan.data.walk_rendering import Gate, JudgedBatch, WalkRenderer
+from monai_plan.data.walk_rendering import JudgedBatch, WalkRenderer
 from monai_plan.latent.frozen import device_of
+from monai_plan.transforms.pass_gate import ImageGate
 from monai_plan.utils import PlanKeys
 
 __all__ = ["PrivacyWalkDataLoader", "PrivacyWalkDataset", "PrivacyWalkSampler"]
@@ -109,7 +110,7 @@ class PrivacyWalkSampler(DataLoader):
         self,
         dataset: PrivacyWalkDataset,
         generator: nn.Module,
-        gate: Gate | None = None,
+        gate: ImageGate | None = None,
         batch_size: int = 1,
         shuffle: bool = False,
         sampler: Sampler | Iterable | None = None,
@@ -168,7 +169,7 @@ class PrivacyWalkSampler(DataLoader):
         self._resuming = False
 
     @property
-    def gate(self) -> Gate | None:
+    def gate(self) -> ImageGate | None:
         """What judges the images."""
         return self.renderer.gate
 

@@ -17,6 +17,7 @@ from monai.networks.utils import eval_mode
 from monai.utils import optional_import
 
 from monai_plan._version import __version__
+from monai_plan.data.class_names import names_of_classes
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
@@ -95,7 +96,7 @@ def write_release(
         raise ValueError(f"batch_size must be >= 1, got {batch_size}")
     if mode == "images" and generator.channels not in (1, 3):
         raise ValueError(f"pictures are grey or RGB, and the generator makes {generator.channels} channels")
-    names = _class_names(labels, generator.num_classes)
+    names = names_of_classes(labels, generator.num_classes)
     _require_verified(walks, generator, names)
     shown = _verified_alone(walks)
     folder = Path(folder).expanduser().resolve()
@@ -120,20 +121,6 @@ def write_release(
     finally:
         shutil.rmtree(room, ignore_errors=True)
     return files
-
-
-def _class_names(labels: Mapping[str, str] | Sequence[str] | None, count: int) -> list[str]:
-    numbers = [str(number) for number in range(count)]
-    if labels is None:
-        return numbers
-    found = labels if isinstance(labels, Mapping) else {str(number): name for number, name in enumerate(labels)}
-    names = [str(found.get(number, "")).strip() for number in numbers]
-    if len(found) != count or not all(names) or len(set(names)) < count:
-        raise ValueError(
-            f"the generator has {count} classes and their names are {found}; give each of {', '.join(numbers)} a name "
-            "of its own, or none at all"
-        )
-    return names
 
 
 def _require_verified(walks: WalkSet, generator: StyleGenerator, names: Sequence[str]) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 
 from monai_plan.data.privacy_walk import PrivacyWalkSampler
 from monai_plan.data.walk_dataset import PrivacyWalkDataset
-from monai_plan.data.walk_rendering import Gate
 from monai_plan.latent.walk_set import WalkSet
+from monai_plan.transforms.pass_gate import ImageGate
 from monai_plan.utils import PlanKeys
 
 __all__ = ["SyntheticSource"]
@@ -63,7 +63,7 @@ class SyntheticSource:
         self,
         walks: WalkSet | str | os.PathLike,
         generator: nn.Module,
-        gate: Gate | None = None,
+        gate: ImageGate | None = None,
         seed: int = 0,
         device: str | torch.device | None = None,
         channels: int | None = None,

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import torch
 
 from monai_plan.data.walk_pool import WalkPool
-from monai_plan.latent.rendering import NOT_FINITE, Gate, render_and_judge
+from monai_plan.latent.rendering import NOT_FINITE, render_and_judge
+from monai_plan.transforms.pass_gate import ImageGate
 from monai_plan.utils import generator_for
 
-__all__ = ["Gate", "JudgedBatch", "WalkRenderer"]
+__all__ = ["JudgedBatch", "WalkRenderer"]
 
 _BEGUN = 4
 """Batches begun before the first of them is complete, at most."""
@@ -69,7 +70,7 @@ class WalkRenderer:
     """
 
     generator: Any
-    gate: Gate | None
+    gate: ImageGate | None
     batch_size: int
     device: torch.device
     noise: str

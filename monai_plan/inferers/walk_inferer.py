@@ -12,7 +12,8 @@ from monai.utils import convert_to_tensor
 from torch import nn
 
 from monai_plan.latent.frozen import device_of
-from monai_plan.latent.rendering import NOT_FINITE, Gate, render_and_judge
+from monai_plan.latent.rendering import NOT_FINITE, render_and_judge
+from monai_plan.transforms.pass_gate import ImageGate
 
 __all__ = ["PrivacyWalkInferer"]
 
@@ -36,7 +37,7 @@ class PrivacyWalkInferer(Inferer):
         ValueError: ``refused`` is something else.
     """
 
-    def __init__(self, gate: Gate, refused: str = "raise") -> None:
+    def __init__(self, gate: ImageGate, refused: str = "raise") -> None:
         if not callable(getattr(gate, "accepts", None)):
             raise TypeError(
                 f"gate must have accepts(images), got {type(gate).__qualname__}; give a PrivacyGate. For points that "

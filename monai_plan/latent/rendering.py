@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 
-__all__ = ["NOT_FINITE", "Gate", "JudgedImages", "render_and_judge"]
+from monai_plan.transforms.pass_gate import ImageGate
+
+__all__ = ["NOT_FINITE", "JudgedImages", "render_and_judge"]
 
 NOT_FINITE = (
     "the generator made an image with NaN or infinite values. Its weights may be damaged or of another model than the "
     "walks; with amp, try without"
 )
-
-
-class Gate(Protocol):
-    """What is needed of a :class:`~monai_plan.latent.gate.PrivacyGate`."""
-
-    def accepts(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 [B, C, H, W] in [-1, 1] -> bool [B]."""
 
 
 class JudgedImages(NamedTuple):
@@ -39,7 +34,7 @@ class JudgedImages(NamedTuple):
 @torch.no_grad()
 def render_and_judge(
     generator: Any,
-    gate: Gate | None,
+    gate: ImageGate | None,
     latents: torch.Tensor,
     rngs: Sequence[torch.Generator] | None = None,
     amp: bool = False,

@@ -39,7 +39,7 @@ def require_writable(folder: str | os.PathLike, free_bytes: int = 0, mode: int =
         raise OSError(
             error.errno,
             f"cannot write to the folder '{path}' ({error.strerror}); it may be read-only, full or owned by another "
-            "user. Choose another one with --output_dir DIR, or change its permissions",
+            "user. Choose another one, or change its permissions",
         ) from error
     stats = os.statvfs(path)
     free = stats.f_bavail * stats.f_frsize

@@ -432,7 +432,7 @@ def broken_gate(at):
     [
         (broken_transform, KeyError, "'injected fault'", "fail_in_here"),
         (broken_generator, RuntimeError, "the generator made an image with NaN", "_completed"),
-        (broken_gate, TypeError, r"gate.accepts must give bool \[4\]", "_judge"),
+        (broken_gate, TypeError, r"gate.accepts must give bool \[4\]", "render_and_judge"),
     ],
 )
 def test_error_comes_with_its_batch_and_its_traceback(fault, error, message, place, at):
