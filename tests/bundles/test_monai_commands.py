@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import pydoc
+import re
+import shlex
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, verify_metadata
+from monai.bundle import ConfigParser, ConfigWorkflow, ckpt_export, download, load, onnx_export, verify_metadata
+from monai.utils import optional_import, version_leq
 
 import monai_plan as plan
 
@@ -77,33 +81,99 @@ def test_metadata_are_verified_offline(bundle, tmp_path):
         verify_metadata(meta_file=str(broken), filepath=str(schema))
 
 
-@each_bundle
-def test_the_classifier_is_exported(bundle, tmp_path):
-    configs = bundle / "configs"
-    ckpt_export(
-        "network_def",
-        filepath=str(tmp_path / "model.ts"),
-        ckpt_file=str(bundle / "models" / "model.pt"),
-        meta_file=str(configs / "metadata.json"),
-        config_file=str(configs / "train.json"),
-    )
+def run_documented(bundle, command, folder, monkeypatch):
+    """Run the command of the bundle's README as it stands there, but for where it writes."""
+    fire = pytest.importorskip("fire")
+    text = (bundle / "docs" / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    (line,) = re.findall(rf"^python -m monai.bundle ({command} .*)$", text, flags=re.M)
+    monkeypatch.chdir(bundle)
+    commands = {"ckpt_export": ckpt_export, "onnx_export": onnx_export, "download": download}
+    words = shlex.split(line.replace("/path/to", str(folder)).replace("VERSION", version_of(bundle)))
+    fire.Fire(commands, command=[str(folder) if word == "new" else word for word in words])
+
+
+def version_of(bundle):
+    return json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+
+
+def network_and_images(bundle):
+    """The shipped classifier and a batch of three images, as metadata.json describes them."""
     parser = ConfigParser()
-    parser.read_config(str(configs / "train.json"))
+    parser.read_config(str(bundle / "configs" / "inference.json"))
     network = plan.utils.load_weights(parser.get_parsed_content("network_def"), bundle / "models" / "model.pt").eval()
-    images = torch.rand(2, parser["channels"], parser["image_size"], parser["image_size"]) * 2 - 1
+    return network, torch.rand(3, parser["channels"], parser["image_size"], parser["image_size"]) * 2 - 1
+
+
+@each_bundle
+def test_the_classifier_is_exported(bundle, tmp_path, monkeypatch):
+    run_documented(bundle, "ckpt_export", tmp_path, monkeypatch)
+    network, images = network_and_images(bundle)
     exported = torch.jit.load(str(tmp_path / "model.ts")).eval()
     with torch.no_grad():
         torch.testing.assert_close(exported(images), network(images), atol=1e-4, rtol=1e-4)
 
 
 @each_bundle
-def test_all_properties_of_inference_are_there(bundle):
-    config = bundle / "configs" / "inference.json"
-    if not config.is_file():
-        pytest.skip(f"{bundle.name} has no inference.json yet")
-    workflow = ConfigWorkflow(str(config), workflow_type="infer", logging_file=False)
+def test_the_classifier_as_onnx(bundle, tmp_path, monkeypatch):
+    onnx = pytest.importorskip("onnx")
+    if version_leq("2.9", torch.__version__):
+        pytest.importorskip("onnxscript")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    run_documented(bundle, "onnx_export", tmp_path, monkeypatch)
+    assert not [path for path in temporary.rglob("*") if path.is_file()]  # no copy of the weights is left there
+    exported = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(exported)
+    network, images = network_and_images(bundle)
+    onnxruntime, has_onnxruntime = optional_import("onnxruntime")
+    if has_onnxruntime:
+        session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    else:
+        session = optional_import("onnx.reference")[0].ReferenceEvaluator(exported)
+    (answers,) = session.run(["pred"], {"image": images.numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(answers), network(images), atol=1e-4, rtol=1e-4)
+
+
+@each_bundle
+def test_all_properties_of_inference_are_there(bundle, tmp_path):
+    config = str(bundle / "configs" / "inference.json")
+    workflow = ConfigWorkflow(config, workflow_type="infer", logging_file=False, output_dir=str(tmp_path))
     workflow.initialize()
     assert workflow.check_properties() == []
+
+
+@each_bundle
+def test_an_archive_is_downloaded_loaded_and_run(bundle, tmp_path, monkeypatch):
+    """From another folder, without what was made of single images, and with nothing else at hand."""
+    assert plan.data.pack_bundle(bundle, tmp_path).name == f"{bundle.name}_v{version_of(bundle)}.zip"
+    run_documented(bundle, "download", tmp_path, monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    unpacked = tmp_path / bundle.name
+    assert not (unpacked / "private").exists()
+    loaded = load(bundle.name, bundle_dir=tmp_path, workflow_type="inference", device="cpu").eval()
+    network, images = network_and_images(bundle)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), network(images))
+    phantoms = json.loads((unpacked / "configs" / "inference.json").read_text())["phantoms"]
+    few = {**phantoms, "patients_per_class": 4, "fractions": [0.5, 0.25, 0.25]}
+    workflow = ConfigWorkflow(
+        str(unpacked / "configs" / "inference.json"), workflow_type="infer", logging_file=False, phantoms=few
+    )
+    for step in (workflow.initialize, workflow.run, workflow.finalize):
+        step()
+    lines = (unpacked / "output" / "predictions.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(workflow.parser.get_parsed_content("dataset")) > 2
+
+
+@each_bundle
+def test_all_weights_have_their_hashes(bundle):
+    """`sha256sum -c weights.sha256` in the bundle's folder says the same."""
+    lines = [line.split("  ") for line in (bundle / "weights.sha256").read_text().splitlines()]
+    listed = {name: digest for digest, name in lines}
+    files = [path for room in ("models", "private") for path in sorted((bundle / room).iterdir())]
+    assert listed == {path.relative_to(bundle).as_posix(): plan.utils.sha256_of(path) for path in files}
 
 
 def test_audited_weights_have_their_hashes():

@@ -13,7 +13,7 @@ from monai_plan.utils import root_cause
 
 TB, DR = BUNDLES / "plan_tb", BUNDLES / "plan_dr"
 pytestmark = pytest.mark.skipif(not DR.is_dir(), reason="not a checkout")
-OWN = {"train.json", "metadata.json"}
+OWN = {"train.json", "inference.json", "metadata.json"}
 """Configs that plan_dr does not share with plan_tb."""
 
 
