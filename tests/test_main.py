@@ -1,8 +1,9 @@
-"""The command line: it works from a shell, and a user's fault is one message and exit code 2."""
+"""The command line: it works from a shell, says what went wrong, and its exit code tells whose fault it was."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from monai_plan import __main__ as command_line
-from monai_plan.__main__ import main
+from monai_plan.__main__ import main, main_and_exit
+from monai_plan.commands import images, results
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -73,28 +74,95 @@ def test_faults_are_one_message_and_code_2(source, capsys, words, essential):
     assert not list(source.glob("*.json"))
 
 
-@pytest.mark.parametrize("words", [[], ["dtalist"], ["datalist"], ["datalist", ".", "--output"]])
+@pytest.mark.parametrize("words", [["dtalist"], ["datalist"], ["datalist", ".", "--output"]])
 def test_misuse_is_explained(words, capsys):
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and shown.err.startswith("usage: python -m monai_plan") and "--help" in shown.err
+    assert shown.err.splitlines()[-1].startswith("error: ") and "Traceback" not in shown.err
+
+
+def test_no_command_shows_the_help(capsys):
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and "examples:" in shown.err and shown.err.endswith("error: no command was given\n")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["datalist", "--help"]])
+def test_asked_for_help_is_no_fault(words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words)
-    assert caught.value.code == 2 and "usage: python -m monai_plan" in capsys.readouterr().err
+    assert caught.value.code == 0 and capsys.readouterr().out
 
 
-def test_help_names_every_option(capsys):
+@pytest.mark.parametrize(
+    ("error", "exit_code", "essential"),
+    [
+        (ValueError("correct it"), 2, "error: correct it"),
+        (OSError("disk full"), 2, "error: disk full"),
+        (KeyError("a bug"), 70, "fault of monai_plan"),
+        (RuntimeError("a bug"), 70, "nothing of private/"),
+        (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C: nothing half-made is left; the same command begins anew"),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_exit_codes(monkeypatch, capsys, error, exit_code, essential, as_json):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(images, "build_datalist", fail)
+    assert main(["datalist", "a", "--output", "b", *(["--json"] if as_json else [])]) == exit_code
+    shown = capsys.readouterr()
+    assert essential in shown.err and ("Traceback" in shown.err) is (exit_code == 70)
+    assert shown.err.splitlines()[-1].startswith("error: ")
+    document = json.loads(shown.out) if as_json else None
+    assert document is None or (document["command"], document["exit_code"]) == ("datalist", exit_code)
+    assert as_json or shown.out == ""
+
+
+@pytest.mark.parametrize("command", ["pipeline", "generate", "ledger"])
+def test_ctrl_c_leaves_a_run_that_goes_on(monkeypatch, capsys, command):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(images, "Pipeline", stop)
+    monkeypatch.setattr(results, "run_later", stop)
+    words = {
+        "pipeline": ["--bundle", "b"],
+        "generate": ["--to", "t", "--per_class", "5"],
+        "ledger": ["--withdraw", "p"],
+    }
+    assert main([command, "--output_dir", "here", *words[command]]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["audit"]])
+def test_a_closed_pipe_ends_it_silently(monkeypatch, tmp_path, words):
+    """As after ``| head``; stderr stands for a terminal, or is closed as well after ``2>&1 | head``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    both = os.fdopen(writing, "w")
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both if words == ["audit"] else (tmp_path / "stderr").open("w"))
+    monkeypatch.setattr(sys, "argv", ["monai_plan", *words])
     with pytest.raises(SystemExit) as caught:
-        main(["datalist", "--help"])
-    assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    for option in (
-        "--output",
-        "--table",
-        "--image_folder",
-        "--label_column",
-        "--patient_tag",
-        "--no_check",
-        "example:",
-    ):
-        assert option in shown
+        main_and_exit()
+    assert caught.value.code == 141
+    both.close()  # as at the end of the process: nothing is raised any more
+    assert words == ["audit"] or not (tmp_path / "stderr").read_text()
+
+
+def test_the_end_of_the_process_has_the_exit_code(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/bin/monai-plan", "audit"])
+    with pytest.raises(SystemExit) as caught:
+        main_and_exit()
+    assert caught.value.code == 2 and "say what to audit" in capsys.readouterr().err
+
+
+def test_it_goes_by_the_name_that_was_typed(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/bin/monai-plan"])
+    assert main(["pack"]) == 2
+    assert capsys.readouterr().err.startswith("usage: monai-plan pack")
 
 
 @pytest.mark.parametrize(
@@ -118,9 +186,12 @@ def test_an_audit_that_cannot_begin(source, capsys, words, essential):
 def test_options_reach_the_export(tmp_path, monkeypatch, source_option):
     """What the config makes of them stands in tests/bundles/test_generate.py."""
     heard = []
+    (tmp_path / "there").mkdir()
+    settings = {"per_class": 5, "classes": {}, "format": "png", "image_size": 8, "channels": 1, "seed": 0}
+    (tmp_path / "there" / "export.json").write_text(json.dumps({"settings": settings}))
     for name in ("run_bundle", "run_later"):
         monkeypatch.setattr(
-            command_line, name, lambda place, overlays, name=name, **ids: heard.append((name, place, overlays, ids))
+            results, name, lambda place, overlays, name=name, **ids: heard.append((name, place, overlays, ids))
         )
     monkeypatch.chdir(tmp_path)
     words = ["generate", source_option, "here", "--to", "there", "--per_class", "5", "--format", "dicom", "--seed", "3"]
@@ -155,6 +226,5 @@ def test_an_export_that_cannot_begin(source, capsys, words, essential):
 
 @pytest.mark.parametrize("words", [[], ["--bundle", "a", "--output_dir", "b"], ["--bundle", "a", "--format", "jpeg"]])
 def test_an_export_is_of_one_source_and_a_known_format(words, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["generate", "--to", "there", "--per_class", "5", *words])
-    assert caught.value.code == 2 and "usage: python -m monai_plan generate" in capsys.readouterr().err
+    assert main(["generate", "--to", "there", "--per_class", "5", *words]) == 2
+    assert "usage: python -m monai_plan generate" in capsys.readouterr().err
