@@ -37,6 +37,8 @@ OPTIONAL = [
     "matplotlib",
     "nibabel",
     "pydicom",
+    "ray",
+    "shtab",
     "skimage",
     "sklearn",
     "pandas",

@@ -40,7 +40,7 @@ _WORKER_OPTIONS = {
 class PrivacyWalkSampler(DataLoader):
     """Yields whole batches of synthetic images, not indices: a data loader that any MONAI trainer takes as it is.
 
-    Each batch is a dict, batch first, on ``device``: ``image`` float32 [B, C, H, W]; ``label`` [B, *label_shape];
+    Each batch is a dict, batch first, on ``device``: ``image`` float32 [B, C, H, W]; ``label`` ``[B, *label_shape]``;
     ``path_id`` int64 [B]; ``position`` float32 [B], in points from the path's start (3.25: a quarter of the way from
     point 3 to point 4); ``index`` int64 [B]. All are plain tensors.
 

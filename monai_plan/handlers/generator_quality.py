@@ -76,7 +76,7 @@ class GeneratorQuality:
             :class:`monai_plan.metrics.GenerationQuality`. Its ``floors`` and ``description``, if it has them, are
             dictionaries that go with the figures.
         class_shares: relative frequency of each class among the samples, e.g. the training images of each; default:
-            all alike. See :func:`class_counts`.
+            all alike. Counted by ``class_counts``.
         num_images: samples a measurement.
         every: epochs between measurements.
         key: the figure that decides.

@@ -162,7 +162,7 @@ class MemorisationWatch:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run should not go on: the alarm stands, and ``stop`` is set."""
+        """Whether the run should not go on, because the alarm stands and ``stop`` is set."""
         return self.stop and self.consecutive >= self.patience
 
     def _alarm(self, iteration: int, figures: Mapping[str, float]) -> None:

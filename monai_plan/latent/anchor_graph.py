@@ -91,7 +91,7 @@ def pair_coverage(anchors: AnchorSet, pairs: AnchorPairs) -> dict[str, dict[str,
 
     Args:
         anchors: all anchors.
-        pairs: pairs of them, from :func:`pair_neighbours` or :func:`~monai_plan.latent.anchors.pair_anchors`.
+        pairs: pairs of them, from :func:`pair_neighbours` or :func:`~monai_plan.latent.pair_anchors`.
 
     Returns:
         By class, as text: ``ends``, the share of its anchors that are an end of some pair; ``mean_distance`` and

@@ -88,7 +88,7 @@ class InvertedImages:
 
     @property
     def space(self) -> str:
-        """What the latents are points of: "w" or "w+"."""
+        """The space of the latents, "w" or "w+"."""
         return "w" if self.latents.ndim == 2 else "w+"
 
     def errors_by_patient(self) -> dict[str, torch.Tensor]:

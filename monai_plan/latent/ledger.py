@@ -193,7 +193,7 @@ class Ledger:
 
     Attributes:
         grouping: patients of each anchor.
-        keyed: the patients stand under the names that :func:`~monai_plan.utils.pseudonyms.pseudonym` gives.
+        keyed: the patients stand under the names that :func:`~monai_plan.utils.pseudonym` gives.
         key_check: what the key makes of a word that is nobody's name, to notice another key; empty if not ``keyed``.
         withdrawn: patients whose data were withdrawn, so that a later run can see that they are still gone.
         walks: the files made from the anchors, now or before a withdrawal; those that were released stay for good.

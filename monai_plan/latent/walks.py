@@ -148,7 +148,7 @@ def walk_private(pairs: AnchorPairs, steps: int, steering: WalkSteering | None, 
     Returns:
         Points, float32, shape [P, steps, D], on the device of ``pairs``; the ends are bit-identical to the anchors.
         The final loss is logged; :func:`walk_terms` gives it per path. No point is verified yet: see
-        :func:`~monai_plan.latent.verification.verify_walks`.
+        :func:`~monai_plan.latent.verify_walks`.
 
     Raises:
         ValueError: ``steps`` < 3, ``steering`` is missing, the identity network has one class, or a label is out of the

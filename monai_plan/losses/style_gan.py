@@ -70,7 +70,7 @@ class PathLengthPenalty(nn.Module):
         self.register_buffer("mean", torch.zeros(()))
 
     def forward(self, images: torch.Tensor, ws: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        """Mean squared deviation of the path lengths |J^T y| from their running mean (StyleGAN2, eq. 4).
+        """Mean squared deviation of the path lengths ``|J^T y|`` from their running mean (StyleGAN2, eq. 4).
 
         Args:
             images: [B, C, H, W], computed from ``ws``.

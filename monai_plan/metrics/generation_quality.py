@@ -245,7 +245,7 @@ class GenerationQuality:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The extractor with its resizer, and the numbers of images: what makes two figures comparable."""
+        """The extractor with its resizer, and the numbers of images, which make two figures comparable."""
         return {
             "extractor": getattr(self.features, "name", type(self.features).__name__),
             "n_training": len(self.training),

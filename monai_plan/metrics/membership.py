@@ -175,7 +175,7 @@ def density_ratio_spread(
     """How far the AUROC of :func:`density_ratio_scores` moves when other reference patients are met.
 
     Random halves of the held-out patients are the references of all patients, with half as many neighbours; the spread
-    over halves is what the references add at their full number (see :mod:`~monai_plan.metrics.galleries`).
+    over halves is what the references add at their full number (see :func:`half_sample_spread`).
 
     Args:
         to_real: as for the scores, and so are ``among_real``, ``real`` and ``neighbours``.

@@ -53,7 +53,7 @@ def verdict_of(test: Mapping[str, Any]) -> str:
         "unclear": neither; "not run"; "no limit": reported only.
 
     Raises:
-        ValueError: the limit is of another figure than the value, or makes no sense (see :func:`require_limits`), or
+        ValueError: the limit is of another figure than the value, or makes no sense (see ``require_limits``), or
             the interval is reversed.
     """
     result, limit = test.get("result"), test.get("limit")
@@ -79,7 +79,7 @@ def overall_verdict(
     Args:
         tests: all tests of the record, see :func:`verdict_of`.
         required: ids of tests without which nothing passes, see :func:`missing_tests`.
-        mixed: what :func:`real_shares` gives.
+        mixed: what ``real_shares`` gives.
 
     Returns:
         "failed": a test failed; "passed": every test with a limit was run and passed, there is at least one, every

@@ -401,6 +401,21 @@ def test_folders_lie_in_the_bundle_whatever_the_directory():
     assert f"folders {BUNDLE}/models {BUNDLE}/private {BUNDLE}/output" in done.stdout, done.stderr[-2000:]
 
 
+@pytest.mark.parametrize(
+    ("overlay", "own", "folder"),
+    [("train", False, "output"), ("train", True, "own"), ("evaluate", False, "models"), ("evaluate", True, "own")],
+)
+def test_shipped_weights_stay_as_they_are(tmp_path, overlay, own, folder):
+    """They have hashes and a certificate; a default run must leave them alone, and an audit must read them."""
+    parser = ConfigParser()
+    parser.read_config([BUNDLE / "configs" / f"{name}.json" for name in dict.fromkeys(("train", overlay))])
+    parser["bundle_root"] = str(BUNDLE)
+    if own:
+        parser["models_dir"] = str(tmp_path / "own")
+    expected = tmp_path / "own" if own else BUNDLE / folder
+    assert parser.get_parsed_content("model_file") == str(expected / "model.pt")
+
+
 def test_configs_are_found_only_where_they_are(tmp_path):
     done = in_shell([sys.executable, "-m", "monai.bundle", "run", "--config_file", str(tmp_path / "train.json")])
     assert done.returncode != 0 and f"Cannot find the config file: {tmp_path / 'train.json'}" in done.stderr
