@@ -34,7 +34,6 @@ from torch.utils.data import Sampler
 from monai_plan.engines import load_teachers
 from monai_plan.latent import pair_anchors, random_anchors
 from monai_plan.metrics import classification_figures
-from monai_plan.networks.layers import AugmentPipe
 from monai_plan.transforms import PhantomSpec, RenderPhantom
 from monai_plan.utils import generator_for, machine_name, write_json
 
@@ -54,7 +53,6 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "prior 0": {"prior": 0.0},
     "prior 10": {"prior": 10.0},
 }
-STRENGTHS = ("shift", "log_scale", "angle", "brightness", "log_contrast")
 FIRST_OTHER = 5_000
 """Patients from this number on are in no datalist of the benchmarks."""
 
@@ -117,9 +115,7 @@ class Search:
             "epochs": self.options.epochs * row.get("epochs", 1),
         }
         if "strength" in row:
-            own = self.sets.config.get("augment")
-            stronger = {name: row["strength"] * own[name] for name in STRENGTHS}
-            settings["augment"] = AugmentPipe(p=own["p"], **stronger)
+            settings["augment"] = self.sets.augment_of_strength(row["strength"])
         if "curriculum" in row:
             certain = torch.stack([self.sets.answers(teacher, made.images) for teacher in self.teachers]).mean(dim=0)
             order = certain.amax(dim=1).argsort(descending=row["curriculum"] == "easy")
