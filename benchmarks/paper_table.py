@@ -148,8 +148,8 @@ def run(options: argparse.Namespace) -> None:
     print_table(rows)
     if options.json:
         write_json(options.json, {"rows": rows, **record})
-    if options.pictures:
-        drawn = [name for name in dict.fromkeys(map(plain, rows)) if name != "real"]
+    drawn = [name for name in dict.fromkeys(map(plain, rows)) if name != "real"]
+    if options.pictures and drawn:
         write_pictures(options, table.sets, drawn, table.images, rows)
 
 
