@@ -24,7 +24,6 @@ from monai_plan.latent import WalkSet, WalkSteering
 from monai_plan.latent.verification import Judge
 from monai_plan.metrics import kernel_distance, load_image_features, load_perceptual_features, nearest_distances
 from monai_plan.metrics.intervals import auroc_with_interval
-from monai_plan.networks.layers import AugmentPipe
 from monai_plan.utils import generator_for
 
 SPLITS = ("validation", "testing", "training")
@@ -143,11 +142,6 @@ class ImageSets:
             epochs = epochs or self.options.epochs
             train_classifier(network, drawn, validation_loader, epochs, 1e-3, self.device, prepare)
         return network
-
-    def augment_of_strength(self, strength: float) -> AugmentPipe:
-        """The bundle's augmentation, every alteration so many times as strong."""
-        own = {name: value for name, value in self.config.get("augment").items() if name != "_target_"}
-        return AugmentPipe(p=own.pop("p"), **{name: strength * value for name, value in own.items()})
 
     def answers(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
         """A network's probabilities, [N, classes]."""

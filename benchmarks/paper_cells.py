@@ -36,7 +36,7 @@ from monai_plan.utils import fingerprint, generator_for, load_tensors, patient_o
 HELD_OUT = ("validation", "testing")
 REFERENCES = (
     *("linear", "gate_only", "real", "linear+teacher", "gate_only+teacher", "linear_few"),
-    *("linear+strong", "gate_only+strong", "real+strong"),
+    *("linear+long", "gate_only+long", "real+long"),
 )
 FILES = ("generator_file", "identity_file", "label_file", "gate_file", "guide_file", "latents_file")
 CONFIG = ("image_size", "channels", "num_classes", "network_factory", "resnet_widths", "augment", "walk")
@@ -45,8 +45,8 @@ SETTINGS = (
     *("teachers", "seed", "patience"),
 )
 
-STRONG_AUGMENTATION, STRONG_EPOCHS = 2.0, 2
-"""Rows ``+strong``: so many times the bundle's augmentation and its epochs; chosen by recipe_search.py."""
+LONG = 2
+"""Rows ``+long`` are trained for so many times the epochs; chosen by recipe_search.py."""
 
 FEWEST_COMPARED = 50
 """Images below which no KID is given."""
@@ -54,13 +54,13 @@ FEWEST_COMPARED = 50
 
 def plain(row: str) -> str:
     """The row whose images a row is trained on."""
-    return re.sub(r"([+-]teacher|[+]mixup)?([+]strong)?$", "", row)
+    return re.sub(r"([+-]teacher|[+]mixup)?([+]long)?$", "", row)
 
 
 def is_taught(row: str) -> bool:
     """Whether a row's labels are the teachers'."""
     ours = row.startswith("plan") and row != "plan_published" or row.endswith("_walk")
-    row = row.removesuffix("+strong")
+    row = row.removesuffix("+long")
     return row.endswith("+teacher") or (ours and plain(row) == row)
 
 
@@ -144,9 +144,8 @@ class PaperTable:
         made = self.images(row)
         teachers = self.teachers if is_taught(row) else ()
         settings: dict[str, Any] = {"shares": self.shares, "teachers": teachers, "mix": "+mixup" in row}
-        if row.endswith("+strong"):
-            settings["augment"] = self.sets.augment_of_strength(STRONG_AUGMENTATION)
-            settings["epochs"] = STRONG_EPOCHS * self.options.epochs
+        if row.endswith("+long"):
+            settings["epochs"] = LONG * self.options.epochs
         network = self.sets.trained(made.images, made.labels, seed, **settings)
         answers = {name: self.sets.answers(network, self.sets.real[name].images) for name in self.patients}
         figures = {name: classification_figures(answers[name], self.sets.real[name].labels) for name in HELD_OUT}
