@@ -34,7 +34,10 @@ from monai_plan.metrics import (
 from monai_plan.utils import fingerprint, generator_for, load_tensors, patient_of, save_tensors, sha256_of, write_json
 
 HELD_OUT = ("validation", "testing")
-REFERENCES = ("linear", "gate_only", "real", "linear+teacher", "gate_only+teacher", "linear_few")
+REFERENCES = (
+    *("linear", "gate_only", "real", "linear+teacher", "gate_only+teacher", "linear_few"),
+    *("linear+long", "gate_only+long", "real+long"),
+)
 FILES = ("generator_file", "identity_file", "label_file", "gate_file", "guide_file", "latents_file")
 CONFIG = ("image_size", "channels", "num_classes", "network_factory", "resnet_widths", "augment", "walk")
 SETTINGS = (
@@ -42,18 +45,22 @@ SETTINGS = (
     *("teachers", "seed", "patience"),
 )
 
+LONG = 2
+"""Rows ``+long`` are trained for so many times the epochs; chosen by recipe_search.py."""
+
 FEWEST_COMPARED = 50
 """Images below which no KID is given."""
 
 
 def plain(row: str) -> str:
     """The row whose images a row is trained on."""
-    return re.sub(r"([+-]teacher|[+]mixup)$", "", row)
+    return re.sub(r"([+-]teacher|[+]mixup)?([+]long)?$", "", row)
 
 
 def is_taught(row: str) -> bool:
     """Whether a row's labels are the teachers'."""
     ours = row.startswith("plan") and row != "plan_published" or row.endswith("_walk")
+    row = row.removesuffix("+long")
     return row.endswith("+teacher") or (ours and plain(row) == row)
 
 
@@ -136,8 +143,10 @@ class PaperTable:
         """A classifier's answers about the real images, and its figures on the test split."""
         made = self.images(row)
         teachers = self.teachers if is_taught(row) else ()
-        mix = row.endswith("+mixup")
-        network = self.sets.trained(made.images, made.labels, seed, self.shares, teachers, mix)
+        settings: dict[str, Any] = {"shares": self.shares, "teachers": teachers, "mix": "+mixup" in row}
+        if row.endswith("+long"):
+            settings["epochs"] = LONG * self.options.epochs
+        network = self.sets.trained(made.images, made.labels, seed, **settings)
         answers = {name: self.sets.answers(network, self.sets.real[name].images) for name in self.patients}
         figures = {name: classification_figures(answers[name], self.sets.real[name].labels) for name in HELD_OUT}
         right = answers["testing"].argmax(dim=1) == self.sets.real["testing"].labels

@@ -12,7 +12,8 @@ except those of bare centroids, which k-same would release as they are):
 Classifiers of ``plan``, ``plan_amortised`` and ``k*_walk`` are trained as the bundle does it: with the answers of
 several networks that were trained on real images as soft labels (``TaughtPrepareBatch``); those of all other rows, as
 in the papers, with hard labels. To tell the two apart, ``<row>+teacher`` and ``<row>-teacher`` train on a row's images
-with soft and with hard labels, ``<row>+mixup`` with hard labels blended like the images. (The bundle's own table has
+with soft and with hard labels, ``<row>+mixup`` with hard labels blended like the images. ``<row>+long`` trains
+for twice the epochs (recipe_search.py). (The bundle's own table has
 the walk between centroids of k patients under the name ``plan``, here ``k12_walk``, and soft labels for lines, too.)
 
 Columns: accuracy, AUROC and, for grades, quadratic kappa on the test split, of five classifiers a row, each trained
@@ -147,8 +148,8 @@ def run(options: argparse.Namespace) -> None:
     print_table(rows)
     if options.json:
         write_json(options.json, {"rows": rows, **record})
-    if options.pictures:
-        drawn = [name for name in dict.fromkeys(map(plain, rows)) if name != "real"]
+    drawn = [name for name in dict.fromkeys(map(plain, rows)) if name != "real"]
+    if options.pictures and drawn:
         write_pictures(options, table.sets, drawn, table.images, rows)
 
 

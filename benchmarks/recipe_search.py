@@ -7,7 +7,7 @@ table is made of: these may be used to choose. Rows:
 - ``recipe``: 128 pairs of random anchors a class, prior weight 3, 2,048 draws in each of 10 epochs, soft labels of the
   bundle's teachers on blends; ``hard``: the same with hard labels; ``mixup``: hard labels blended.
 - ``epochs x2``, ``epochs x4``: more images shown.
-- ``weak augmentation``, ``strong augmentation``: half and twice the bundle's strengths; ``strong, epochs x2``: both.
+- ``weak augmentation``, ``strong augmentation``: half and twice the bundle's strengths.
 - ``easy first``: confidence as a curriculum: the first epoch draws from the 30 % of images about which the teachers are
   most certain, the sixth and later from all; ``hard first``: the other way round.
 - ``32 pairs``, ``512 pairs``: as many images of fewer or more walks (diversity).
@@ -46,7 +46,6 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "epochs x4": {"epochs": 4},
     "weak augmentation": {"strength": 0.5},
     "strong augmentation": {"strength": 2.0},
-    "strong, epochs x2": {"strength": 2.0, "epochs": 2},
     "easy first": {"curriculum": "easy"},
     "hard first": {"curriculum": "hard"},
     "32 pairs": {"pairs": 32},
@@ -54,7 +53,6 @@ ROWS: Mapping[str, Mapping[str, Any]] = {
     "prior 0": {"prior": 0.0},
     "prior 10": {"prior": 10.0},
 }
-STRENGTHS = ("shift", "log_scale", "angle", "brightness", "log_contrast")
 FIRST_OTHER = 5_000
 """Patients from this number on are in no datalist of the benchmarks."""
 
@@ -117,9 +115,9 @@ class Search:
             "epochs": self.options.epochs * row.get("epochs", 1),
         }
         if "strength" in row:
-            own = self.sets.config.get("augment")
-            stronger = {name: row["strength"] * own[name] for name in STRENGTHS}
-            settings["augment"] = AugmentPipe(p=own["p"], **stronger)
+            own = {name: value for name, value in self.sets.config.get("augment").items() if name != "_target_"}
+            p = own.pop("p")
+            settings["augment"] = AugmentPipe(p=p, **{name: row["strength"] * value for name, value in own.items()})
         if "curriculum" in row:
             certain = torch.stack([self.sets.answers(teacher, made.images) for teacher in self.teachers]).mean(dim=0)
             order = certain.amax(dim=1).argsort(descending=row["curriculum"] == "easy")

@@ -85,6 +85,9 @@ def test_paired_difference_keeps_its_promise(paired):
         ("k12", "k12", False),
         ("k12_walk", "k12_walk", True),
         ("k5_walk-teacher", "k5_walk", False),
+        ("plan+long", "plan", True),
+        ("linear+long", "linear", False),
+        ("linear+teacher+long", "linear", True),
     ],
 )
 def test_rows_of_the_table_and_their_labels(monkeypatch, row, images, taught):
