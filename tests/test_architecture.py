@@ -38,6 +38,7 @@ OPTIONAL = [
     "nibabel",
     "pydicom",
     "ray",
+    "pyarrow",
     "shtab",
     "skimage",
     "sklearn",

@@ -10,6 +10,8 @@ from .image_stream import ImageStream
 from .mixed_batches import MixedBatches
 from .phantom import fundus_datalist, phantom_datalist
 from .privacy_walk import PrivacyWalkDataLoader, PrivacyWalkDataset, PrivacyWalkSampler
+from .ray_data import export_images_with_ray, exported_dataset, synthetic_dataset
+from .ray_distances import nearest_distances_with_ray
 from .release import write_release
 from .stacked import StackedImages, stack_images
 from .synthetic_source import SyntheticSource

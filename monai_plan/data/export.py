@@ -27,7 +27,7 @@ from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.utils import PlanKeys, fingerprint, generator_for, require_counts, weights_digest
 
-__all__ = ["export_images"]
+__all__ = ["ImageExport", "export_images", "shards_of"]
 
 logger = logging.getLogger(__name__)
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
@@ -72,7 +72,7 @@ def export_images(
         folder: a new or empty one, or one in which this export was begun.
         per_class: images of each class, >= 1.
         image_format: "png" (8 bits, grey or RGB), "nifti" (float32 in [-1, 1]) or "dicom" (8 bits, Secondary
-            Capture); see :mod:`monai_plan.data.image_export`.
+            Capture); see ``monai_plan.data.image_export``.
         seed: of all draws, >= 0.
         shard_size: files of a folder at most, at least one a class.
         spacing: mm from pixel to pixel, > 0, for NIfTI (``None``: 1) and DICOM (``None``: not given).
@@ -92,50 +92,101 @@ def export_images(
         RuntimeError: the gate rejected every attempt for an image, or an image is not finite.
         OSError: the folder cannot be written, or its disk is too small.
     """
-    require_counts(per_class=per_class, shard_size=shard_size, batch_size=batch_size)
-    require_counts(0, seed=seed)
     _require_one_world()
-    names = names_of_classes(labels, generator.num_classes)
-    classes = _require_classes(walks, names, shard_size)
-    if gate is None:
-        _require_points(walks, names, per_class)
-    k = walks.meta.get("k")
-    settings: dict[str, Any] = {
-        "per_class": per_class,
-        "format": image_format,
-        "spacing": spacing,
-        "seed": seed,
-        "shard_size": shard_size,
-        "batch_size": batch_size,
-        "image_size": generator.image_size,
-        "channels": generator.channels,
-        "classes": {str(label): names[label] for label in classes},
-        "k": k if isinstance(k, int) else None,
-        "generator": weights_digest(generator),
-        "walks": _digest(walks),
-        "gate": None if gate is None else fingerprint(weights_digest(gate), gate.threshold),
-        "monai_plan": __version__,
-    }
-    encode = encoder_of(image_format, generator.channels, fingerprint(settings), spacing)
-    path = Path(folder).expanduser().resolve()
-    shard_per_class = min(shard_size // len(classes), per_class)
-    shards = ImageShards(path / IMAGES, SUFFIXES[image_format], len(classes), per_class, shard_per_class)
-    stream = _ShardStream(walks, generator, gate, shards, seed, batch_size)
-    export = ExportFolder(path, settings, shards)
+    export = ImageExport(
+        walks, generator, gate, folder, per_class, image_format, seed, shard_size, spacing, labels, batch_size
+    )
+    shards = export.shards
     if idist.get_rank() == 0:
-        export.begin(_bytes_of_one(encode, generator), record)
+        export.begin(record)
     idist.barrier()
     own = range(idist.get_rank(), len(shards), idist.get_world_size())
     missing = [number for number in own if not shards.is_written(number)]
     with _progress_bar(sum(map(shards.images, own)), sum(map(shards.images, missing)), progress) as advance:
         for number in missing:
-            shards.write(number, _encoded(stream.images(number), encode, shards.first(number), advance))
+            export.write(number, advance)
     if all(map(shards.is_written, range(len(shards)))):
-        export.finish()
-        logger.info("%d synthetic images of each class stand in '%s'", per_class, path)
+        export.folder.finish()
+        logger.info("%d synthetic images of each class stand in '%s'", per_class, export.folder.path)
     else:
         logger.info("this process is through with its images; the one that ends last writes %s", DATALIST)
-    return path / DATALIST
+    return export.folder.path / DATALIST
+
+
+class ImageExport:
+    """One export with all its settings: any process that has made it can write any of its shards.
+
+    Nothing is written before :meth:`begin`. Arguments and errors are those of :func:`export_images`.
+
+    Attributes:
+        folder: what stands in the export's folder, and the settings.
+        shards: where the images go.
+    """
+
+    def __init__(
+        self,
+        walks: WalkSet,
+        generator: StyleGenerator,
+        gate: PrivacyGate | None,
+        folder: str | os.PathLike,
+        per_class: int,
+        image_format: str = "png",
+        seed: int = 0,
+        shard_size: int = 1000,
+        spacing: float | None = None,
+        labels: Mapping[str, str] | Sequence[str] | None = None,
+        batch_size: int = 64,
+    ) -> None:
+        require_counts(per_class=per_class, shard_size=shard_size, batch_size=batch_size)
+        require_counts(0, seed=seed)
+        names = names_of_classes(labels, generator.num_classes)
+        classes = _require_classes(walks, names, shard_size)
+        if gate is None:
+            _require_points(walks, names, per_class)
+        k = walks.meta.get("k")
+        settings: dict[str, Any] = {
+            "per_class": per_class,
+            "format": image_format,
+            "spacing": spacing,
+            "seed": seed,
+            "shard_size": shard_size,
+            "batch_size": batch_size,
+            "image_size": generator.image_size,
+            "channels": generator.channels,
+            "classes": {str(label): names[label] for label in classes},
+            "k": k if isinstance(k, int) else None,
+            "generator": weights_digest(generator),
+            "walks": _digest(walks),
+            "gate": None if gate is None else fingerprint(weights_digest(gate), gate.threshold),
+            "monai_plan": __version__,
+        }
+        self._encode = encoder_of(image_format, generator.channels, fingerprint(settings), spacing)
+        path = Path(folder).expanduser().resolve()
+        self.shards = shards_of(path, image_format, len(classes), per_class, shard_size)
+        self.folder = ExportFolder(path, settings, self.shards)
+        self._generator = generator
+        self._stream = _ShardStream(walks, generator, gate, self.shards, seed, batch_size)
+
+    def begin(self, record: Callable[[dict[str, str]], None] | None = None) -> None:
+        """See that the folder is this export's, clear away what a kill has left, and write the settings; only once."""
+        self.folder.begin(_bytes_of_one(self._encode, self._generator), record)
+
+    def images(self, number: int) -> Iterator[tuple[torch.Tensor, int, int, float]]:
+        """Image [C, S, S] on the CPU, label, path and position of each image of shard ``number``, all accepted.
+
+        They depend on the settings and the number alone, whatever else this process has made.
+        """
+        return self._stream.images(number)
+
+    def write(self, number: int, advance: Callable[[], object] = lambda: None) -> None:
+        """Make and write shard ``number``, which is not there; ``advance`` is called after each image."""
+        images = _encoded(self.images(number), self._encode, self.shards.first(number), advance)
+        self.shards.write(number, images)
+
+
+def shards_of(path: Path, image_format: str, classes: int, per_class: int, shard_size: int) -> ImageShards:
+    """The shards of an export in the folder ``path``; the other arguments are those of :func:`export_images`."""
+    return ImageShards(path / IMAGES, SUFFIXES[image_format], classes, per_class, min(shard_size // classes, per_class))
 
 
 class _ShardStream:
@@ -175,7 +226,7 @@ class _ShardStream:
         }
 
     def images(self, number: int) -> Iterator[tuple[torch.Tensor, int, int, float]]:
-        """Image [C, S, S] on the CPU, label, path and position of each image of a shard."""
+        """See :meth:`ImageExport.images`."""
         loader = self.loaders[self.shards.images_per_class(number)]
         loader.set_epoch(number)
         for batch in loader:

@@ -89,7 +89,7 @@ def nearest_distances_with_ray(
         raise ValueError('no reference was given; name one set at least, e.g. {"training": embeddings}')
     tensors = {_EMBEDDER + name: tensor for name, tensor in embedder.state_dict().items()}
     tensors |= {_REFERENCE + name: rows.float() for name, rows in references.items()}
-    packed = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    packed = save({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()})
     ray = connected_ray()
     return on_actors.map(images, _NearestFinder, batch_size, arguments=embedder.arguments, packed=ray.put(packed))
 
