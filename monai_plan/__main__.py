@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -17,11 +18,18 @@ from monai_plan.commands.completion import SCRIPT_NAME
 from monai_plan.commands.console import on_the_way
 from monai_plan.commands.parts import CLOSED_PIPE, INTERRUPTED, PROGRAM_FAULT, USER_FAULT, Misuse
 from monai_plan.commands.program import build_program
+from monai_plan.utils import RunError
+
+logger = logging.getLogger("monai_plan")
 
 REPORT = (
     f"If this does not say what to change, it is a fault of monai_plan {__version__}: report it with these lines, your "
     "command and the versions of MONAI and torch. Strike out names of patients and folders first, and add no image, no "
     "datalist and nothing of private/"
+)
+LOST_PROCESS = (
+    "A process that worked for this command ended before its time, as a rule because memory ran out. Free some, or "
+    "choose smaller batches, and type the command again"
 )
 
 
@@ -32,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after ``python -m monai_plan``; None takes them from the shell.
 
     Returns:
-        The exit code: 0; 1 where an audit that must pass has not; 2 after a message on stderr where the user's input
-        is at fault; 70 after a traceback where the program is; 130 after Ctrl-C.
+        The exit code: 0; 1 where an audit that must pass has not; 2 after a message on stderr where the user has
+        something to change; 70 after a traceback where the program is; 130 after Ctrl-C.
 
     Raises:
         SystemExit: with 0, after ``--help`` and ``--version``.
@@ -55,9 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             outcome = parsed.run(parsed)
     except KeyboardInterrupt:
         return _failed(parsed.command, INTERRUPTED, f"stopped by Ctrl-C: {parsed.interrupted}", as_json)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError, OptionalImportError) as error:
+    except BrokenPipeError as error:
+        if _nobody_reads():
+            raise
+        return _failed(parsed.command, USER_FAULT, f"{error}. {LOST_PROCESS}", as_json)
+    except (ValueError, OSError, OptionalImportError, RunError) as error:
+        logger.debug("where it was raised:", exc_info=True)
         return _failed(parsed.command, USER_FAULT, str(error), as_json)
     except Exception as error:
         message = f"{type(error).__name__}: {error}. {REPORT}"
@@ -71,6 +82,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _program_name() -> str:
     return SCRIPT_NAME if Path(sys.argv[0]).stem == SCRIPT_NAME else "python -m monai_plan"
+
+
+def _nobody_reads() -> bool:
+    """Whether the broken pipe is stdout: what could not be written is still in its buffer."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _failed(command: str | None, exit_code: int, message: str, as_json: bool, before: str = "") -> int:

@@ -19,17 +19,17 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, ReferenceResolver
-from monai.utils import OptionalImportError, optional_import
+from monai.utils import OptionalImportError
 
 from monai_plan._version import __version__
 from monai_plan.data import build_datalist, load_datalist
 from monai_plan.data.datalist import SPLITS
+from monai_plan.data.image_folder import require_readable
 from monai_plan.transforms import LoadRadiograph
 from monai_plan.utils import fingerprint, knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
 
 __all__ = ["RUN", "STAGES", "Pipeline", "Stage", "run_bundle", "run_later"]
 
-tqdm, _ = optional_import("tqdm", name="tqdm")
 logger = logging.getLogger(__name__)
 
 PLACES = ("output_dir", "models_dir", "private_dir", "release_dir", "gan_dir", "dataset_dir", "datalist", "bundle_root")
@@ -97,11 +97,11 @@ class Pipeline:
     columns: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self) -> Path:
+    def run(self) -> ConfigParser:
         """Run what is not complete.
 
         Returns:
-            The output folder.
+            The config of the last stage: ``get_parsed_content("output_dir")`` is where the table is.
 
         Raises:
             ValueError, OSError: the bundle, the data, an override or the output folder cannot be used; nothing has been
@@ -114,6 +114,7 @@ class Pipeline:
         plan = [(stage, self._config_files(stage), self._overrides_of(stage, common)) for stage in STAGES]
         for _, files, overrides in plan:
             _check_settings(files, overrides)
+        _require_one_table(_parser(files, overrides))
         self._check_images(common)
         begun = time.monotonic()
         for number, (stage, files, overrides) in enumerate(plan, 1):
@@ -139,7 +140,7 @@ class Pipeline:
             write_json(record, {"inputs": inputs, "outputs": outputs, "seconds": seconds})
             print(f"{title}: done in {seconds:.0f} s", flush=True)
         print(f"all {len(plan)} stages complete after {time.monotonic() - begun:.0f} s; results in {output}")
-        return output
+        return parser
 
     def _keep_settings(self, output: Path, common: Mapping[str, Any]) -> None:
         data = {name: value for name, value in common.items() if name not in _rooms(output)}
@@ -191,16 +192,7 @@ class Pipeline:
         base = _parser(self._config_files(stage), self._overrides_of(stage, common))
         read = LoadRadiograph(base["image_size"], base["channels"])
         content = load_datalist(common["datalist"], common["dataset_dir"] or None)
-        items = [item for split in SPLITS for item in content[split]]
-        faults = []
-        for item in tqdm(items, desc="checking images", unit="image", mininterval=1.0):
-            try:
-                read(item["image"])
-            except (ValueError, OSError) as error:
-                faults.append(str(error))
-        if faults:
-            shown = "\n  ".join(faults[:10])
-            raise ValueError(f"{len(faults)} of {len(items)} images cannot be used:\n  {shown}")
+        require_readable([item for split in SPLITS for item in content[split]], read)
 
     def _config_files(self, stage: Stage) -> list[str]:
         return _config_files(self.bundle, () if stage.name == "train" else (stage.name,))
@@ -221,13 +213,16 @@ class Pipeline:
         return inputs
 
 
-def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **overrides: Any) -> None:
+def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **overrides: Any) -> ConfigParser:
     """Run a config of the bundle on what a pipeline has left, with the settings that it was run with.
 
     Args:
         output_dir: of the pipeline.
         overlays: names of configs on top of ``train``, e.g. ``("walk", "withdraw")``.
         overrides: config id to value, on top of the pipeline's.
+
+    Returns:
+        The config that was run: ``get_parsed_content`` gives its places and results.
 
     Raises:
         ValueError, OSError: the folder holds no run, or the config cannot be run.
@@ -241,10 +236,10 @@ def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **override
         )
     files = _config_files(run["bundle"], overlays)
     _refuse_unknown(overrides, [files], run["bundle"])
-    _run_config(files, _known({**_rooms(output), **run["settings"], **overrides}, files))
+    return _run_config(files, _known({**_rooms(output), **run["settings"], **overrides}, files))
 
 
-def run_bundle(bundle: str | os.PathLike, overlays: Sequence[str], **overrides: Any) -> None:
+def run_bundle(bundle: str | os.PathLike, overlays: Sequence[str], **overrides: Any) -> ConfigParser:
     """Run a config of a bundle on the weights that lie in it.
 
     Args:
@@ -252,12 +247,15 @@ def run_bundle(bundle: str | os.PathLike, overlays: Sequence[str], **overrides: 
         overlays: names of configs on top of ``train``, e.g. ``("evaluate",)``.
         overrides: config id to value.
 
+    Returns:
+        As :func:`run_later`.
+
     Raises:
         ValueError, OSError: there is no such bundle, or the config cannot be run.
     """
     files = _config_files(bundle, overlays)
     _refuse_unknown(overrides, [files], bundle)
-    _run_config(files, overrides)
+    return _run_config(files, overrides)
 
 
 def _rooms(output: Path) -> dict[str, str]:
@@ -367,6 +365,15 @@ def _estimate(stage: Stage, parser: ConfigParser) -> str:
     return f"; about {minutes:.0f} minutes, the longest stage of all" if minutes >= 1 else "; less than a minute"
 
 
+def _require_one_table(parser: ConfigParser) -> None:
+    output, table = (os.path.abspath(parser.get_parsed_content(name)) for name in ("output_dir", "table_file"))
+    if table != os.path.join(output, "table.json"):
+        raise ValueError(
+            f"table_file is '{table}', and the table is written to '{output}'. Leave --set table_file=… out, and "
+            "choose the folder with --output_dir"
+        )
+
+
 def _check_settings(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
     """What a stage lists under ``check``; it needs no file of another stage."""
     try:
@@ -381,7 +388,7 @@ def _check_settings(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _run_config(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
+def _run_config(files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigParser:
     """Initialize, run and finalize one config; an error is raised as what caused it, without MONAI's wrapping."""
     workflow = ConfigWorkflow(config_file=list(files), workflow_type="train", logging_file=False, **overrides)
     try:
@@ -390,3 +397,4 @@ def _run_config(files: Sequence[str], overrides: Mapping[str, Any]) -> None:
         workflow.finalize()
     except RuntimeError as error:
         raise root_cause(error) from None
+    return workflow.parser

@@ -250,7 +250,8 @@ def pipeline_words(radiographs, tmp_path):
         for stage in STAGES:
             settings.update(TINY_STAGE.get(stage.name, {}))
         settings |= {"gan#batch_size": 8, "false_rejection": 0.25}
-        words = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+        given = {pair.partition("=")[0] for pair in pairs}
+        words = [f"{name}={json.dumps(value)}" for name, value in settings.items() if name not in given]
         folders = ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir)]
         return ["pipeline", "--bundle", str(BUNDLE), *folders, "--set", *words, *pairs]
 

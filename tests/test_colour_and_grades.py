@@ -203,7 +203,7 @@ def test_audit_and_certificate(tmp_path, generator, gate, walks):
         metric_name="pixels",
         output_dir=tmp_path,
     )
-    record = plan.report.audit_release(material, targets, {}, table, features, {}, "0" * 64, name="eyes")
+    record = plan.report.audit_release(material, targets, {}, table, features, {}, "{}", name="eyes")
     written = plan.report.write_certificate(record, tmp_path / "certificate", [])
     page = written["certificate.html"].read_text(encoding="utf-8")
     assert f"{SIZE} × {SIZE} pixels, colour" in page and all(name in page for name in NAMES)

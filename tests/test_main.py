@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import monai_plan as plan
 from monai_plan.__main__ import main, main_and_exit
 from monai_plan.commands import images, results
+from monai_plan.commands.parts import settings_of
+from monai_plan.commands.program import build_program
+from monai_plan.utils import RunError, sha256_of
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -102,6 +106,8 @@ def test_asked_for_help_is_no_fault(words, capsys):
         (OSError("disk full"), 2, "error: disk full"),
         (KeyError("a bug"), 70, "fault of monai_plan"),
         (RuntimeError("a bug"), 70, "nothing of private/"),
+        (RunError("the gate rejected all"), 2, "error: the gate rejected all"),
+        (BrokenPipeError(32, "Broken pipe"), 2, "A process that worked for this command"),
         (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C: nothing half-made is left; the same command begins anew"),
     ],
 )
@@ -136,6 +142,74 @@ def test_ctrl_c_leaves_a_run_that_goes_on(monkeypatch, capsys, command):
     assert "the same command goes on from there" in capsys.readouterr().err
 
 
+def test_the_place_of_a_fault_is_logged(monkeypatch, caplog):
+    def fail(*_, **__):
+        raise ValueError("correct it")
+
+    monkeypatch.setattr(images, "build_datalist", fail)
+    with caplog.at_level("DEBUG", logger="monai_plan"):
+        assert main(["datalist", "a", "--output", "b"]) == 2
+    assert "Traceback" in caplog.text and "in fail" in caplog.text
+
+
+NOT_MEASURED = ["material", "targets", "image_features", "files"]
+"""Parts of an audit that take long to make."""
+
+
+@pytest.fixture
+def stopped_audit(monkeypatch, tmp_path):
+    """The words of an audit beside an earlier certificate, into which Ctrl-C comes while the attacks run."""
+
+    def stop(*_, **arguments):
+        assert len(arguments["config"]) > 1000
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(plan.report, "audit_release", stop)
+    (tmp_path / "certificate").mkdir()
+    for name in ("certificate.json", "config.json", "model_card.md"):
+        (tmp_path / "certificate" / name).write_text(f"earlier {name}")
+    bundle = Path(__file__).resolve().parent.parent / "bundles" / "plan_tb"
+    settings = [*(f"audit#{name}=null" for name in NOT_MEASURED), "table=null"]
+    return ["audit", "--bundle", str(bundle), "--output_dir", str(tmp_path), "--set", *settings]
+
+
+def test_ctrl_c_leaves_the_earlier_certificate(stopped_audit, tmp_path, capsys):
+    before = {path: sha256_of(path) for path in tmp_path.rglob("*") if path.is_file()}
+    assert main(stopped_audit) == 130
+    assert "nothing half-made is left" in capsys.readouterr().err
+    assert {path: sha256_of(path) for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("trained", "warned"), [(None, False), ("another", True)])
+def test_it_is_said_which_classifier_is_audited(stopped_audit, tmp_path, capsys, trained, warned):
+    if trained:
+        (tmp_path / "model.pt").write_text(trained)
+    assert main(stopped_audit) == 130
+    assert ("the classifier that is audited is" in capsys.readouterr().err) is warned
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "values"),
+    [
+        (["audit", "--set", "a=1", "b=2", "--set", "c=3"], "set", ["a=1", "b=2", "c=3"]),
+        (["datalist", "x", "--output", "y", "--table", "a", "--table", "b"], "table", ["a", "b"]),
+        (["datalist", "x", "--output", "y", "--image_folder", "a", "--image_folder", "b"], "image_folder", ["a", "b"]),
+        (["datalist", "x", "--output", "y", "--keep", "a", "--keep", "b"], "keep", ["a", "b"]),
+        (["datalist", "x", "--output", "y", "--classes", "a", "--classes", "b"], "classes", ["a", "b"]),
+    ],
+)
+def test_an_option_of_several_values_may_be_repeated(words, name, values):
+    parser = build_program("monai-plan")
+    for _ in range(2):  # the default is not changed by the first
+        assert getattr(parser.parse_args(words), name) == values
+
+
+def test_an_id_is_set_once():
+    assert settings_of(["a=1", "b=x"]) == {"a": 1, "b": "x"}
+    with pytest.raises(ValueError, match="--set got 'a' twice"):
+        settings_of(["a=1", "b=x", "a=1"])
+
+
 @pytest.mark.parametrize("words", [["--help"], ["audit"]])
 def test_a_closed_pipe_ends_it_silently(monkeypatch, tmp_path, words):
     """As after ``| head``; stderr stands for a terminal, or is closed as well after ``2>&1 | head``."""
@@ -150,6 +224,22 @@ def test_a_closed_pipe_ends_it_silently(monkeypatch, tmp_path, words):
     assert caught.value.code == 141
     both.close()  # as at the end of the process: nothing is raised any more
     assert words == ["audit"] or not (tmp_path / "stderr").read_text()
+
+
+def test_a_pipe_that_closes_during_the_work_ends_it_silently(monkeypatch):
+    reading, writing = os.pipe()
+    stdout = os.fdopen(writing, "w")
+
+    def work(*_, **__):
+        os.close(reading)
+        print("a line", flush=True)
+
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(images, "build_datalist", work)
+    with pytest.raises(BrokenPipeError):
+        main(["datalist", "a", "--output", "b"])
+    with pytest.raises(BrokenPipeError):
+        stdout.close()
 
 
 def test_the_end_of_the_process_has_the_exit_code(monkeypatch, capsys):

@@ -15,8 +15,8 @@ import torch
 from monai_plan.__main__ import main
 from monai_plan.latent import InvertedImages, PrivacyGate, WalkSet
 from monai_plan.networks.nets import StyleGenerator
-from monai_plan.pipeline import STAGES
-from monai_plan.utils import sha256_of
+from monai_plan.pipeline import RUN, STAGES, run_later
+from monai_plan.utils import sha256_of, write_json
 
 NAMES = [stage.name for stage in STAGES]
 
@@ -170,6 +170,20 @@ def test_unknown_ids_are_refused_with_a_suggestion(pipeline_words, tmp_path, cap
     shown = capsys.readouterr().err
     assert "no stage of" in shown and hint in shown
     assert not (tmp_path / "output").exists()
+
+
+def test_a_table_in_another_place_is_refused_before_the_work(pipeline_words, tmp_path, capsys):
+    assert main(pipeline_words(f"table_file={tmp_path / 'mine.json'}")) == 2
+    assert "table_file is '" in capsys.readouterr().err and not (tmp_path / "output" / "stages").exists()
+
+
+def test_a_place_may_be_given_as_an_expression(tmp_path):
+    """A later command asks the config that was run, and does not guess from what was typed."""
+    config = {"output_dir": "", "private_dir": "", "ledger_file": "$@private_dir + '/ledger.json'", "run": []}
+    write_json(tmp_path / "bundle" / "configs" / "train.json", config)
+    settings = {"ledger_file": "$@output_dir + '/mine.json'"}
+    write_json(tmp_path / RUN, {"bundle": str(tmp_path / "bundle"), "settings": settings})
+    assert run_later(tmp_path, ()).get_parsed_content("ledger_file") == str(tmp_path / "mine.json")
 
 
 def test_set_without_a_value_is_explained(pipeline_words, capsys):

@@ -15,7 +15,7 @@ __all__ = ["SCRIPT_NAME", "add_completion"]
 SCRIPT_NAME = "monai-plan"
 """The installed program: shells complete a program's words, not those after ``python -m``."""
 SHELLS = ("bash", "zsh", "tcsh")
-PLACES = {"DIR": "DIRECTORY", "FILE": "FILE", "JSON": "FILE", "CSV": "FILE", "SOURCE": "FILE"}
+FROM_DISK = {"DIR": "DIRECTORY", "FILE": "FILE", "JSON": "FILE", "CSV": "FILE", "SOURCE": "FILE"}
 """Metavars of what is completed from the disk, and shtab's word for it."""
 
 shtab, _ = optional_import("shtab", descriptor='completion needs shtab: pip install "monai_plan[completion]"')
@@ -49,8 +49,8 @@ def run_completion(program: Callable[[str], argparse.ArgumentParser], arguments:
     """Run ``completion``."""
     parser = program(SCRIPT_NAME)
     for action in _actions(parser):
-        if isinstance(action.metavar, str) and action.metavar in PLACES:
-            action.complete = getattr(shtab, PLACES[action.metavar])  # type: ignore[attr-defined]
+        if isinstance(action.metavar, str) and action.metavar in FROM_DISK:
+            action.complete = getattr(shtab, FROM_DISK[action.metavar])  # type: ignore[attr-defined]
     script = shtab.complete(parser, arguments.shell)
     return Outcome({"written": [], "shell": arguments.shell, "script": script}, script)
 

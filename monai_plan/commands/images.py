@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from monai_plan.commands.parts import REPEATS, RESUMES, Outcome, add_command, add_settings, settings_of
+from monai_plan.commands.parts import REPEATS, RESUMES, Outcome, add_command, add_settings, read_json, settings_of
 from monai_plan.data.datalist import SPLITS, build_datalist, datalist_target
 from monai_plan.pipeline import STAGES, Pipeline
 
@@ -44,6 +43,7 @@ def add_datalist(subparsers: argparse._SubParsersAction) -> None:
     files.add_argument(
         "--table",
         nargs="+",
+        action="extend",
         default=[],
         metavar="CSV",
         help="the CSV files, where SOURCE is a folder with other names (default: metadata.csv, labels.csv)",
@@ -51,6 +51,7 @@ def add_datalist(subparsers: argparse._SubParsersAction) -> None:
     files.add_argument(
         "--image_folder",
         nargs="+",
+        action="extend",
         default=[],
         metavar="DIR",
         help="what the tables' image paths are relative to, below SOURCE: one folder for all tables, or one for each "
@@ -73,6 +74,7 @@ def add_datalist(subparsers: argparse._SubParsersAction) -> None:
     columns.add_argument(
         "--keep",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME",
         help="further columns to copy into the datalist (default: none)",
@@ -80,6 +82,7 @@ def add_datalist(subparsers: argparse._SubParsersAction) -> None:
     columns.add_argument(
         "--classes",
         nargs="+",
+        action="extend",
         default=[],
         metavar="NAME",
         help="all labels in order, from class 0 on: for grades with names (default: numbers by value, names by "
@@ -178,7 +181,7 @@ def add_pipeline(subparsers: argparse._SubParsersAction) -> None:
 
 def run_pipeline(arguments: argparse.Namespace) -> Outcome:
     """Run ``pipeline``; it reports on the way, so that only a quiet one has something left to say."""
-    output = Pipeline(
+    config = Pipeline(
         bundle=arguments.bundle,
         output_dir=arguments.output_dir,
         dataset_dir=arguments.dataset_dir,
@@ -186,14 +189,12 @@ def run_pipeline(arguments: argparse.Namespace) -> Outcome:
         columns={name: getattr(arguments, name) for name in COLUMN_OPTIONS},
         overrides=settings_of(arguments.set),
     ).run()
+    records = Path(arguments.output_dir).expanduser() / "stages"
+    output = Path(os.path.abspath(config.get_parsed_content("output_dir")))
     values = {
         "written": [str(output / name) for name in ("table.json", "table.txt")],
-        "stages": {stage.name: _read(output / "stages" / f"{stage.name}.json")["seconds"] for stage in STAGES},
-        "table": _read(output / "table.json"),
+        "stages": {stage.name: read_json(records / f"{stage.name}.json")["seconds"] for stage in STAGES},
+        "table": read_json(output / "table.json"),
     }
     table = (output / "table.txt").read_text(encoding="utf-8")
     return Outcome(values, f"{table}results in {output}" if arguments.quiet else "")
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "add_messages",
     "add_settings",
     "help_end",
+    "read_json",
     "settings_of",
 ]
 
@@ -87,7 +89,7 @@ def add_command(
     Args:
         subparsers: of the program.
         name: of the command.
-        run: carries it out; ``ValueError`` and ``OSError`` are taken for the user's faults.
+        run: carries it out; ``ValueError``, ``OSError`` and ``RunError`` are taken for the user's faults.
         summary: one line for the program's help.
         description: wrapped by hand, at 79 columns.
         examples: command lines that work, each on a line of its own.
@@ -140,6 +142,7 @@ def add_settings(group: argparse._ArgumentGroup, example: str) -> None:
     group.add_argument(
         "--set",
         nargs="+",
+        action="extend",
         default=[],
         metavar="ID=VALUE",
         help=f"values of the configs, e.g. {example} (default: the bundle's)",
@@ -153,15 +156,22 @@ def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
         pairs: ``ID=VALUE``.
 
     Raises:
-        ValueError: a pair has no equals sign.
+        ValueError: a pair has no equals sign, or an id is given twice.
     """
-    settings = {}
+    settings: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"--set got '{pair}'; write ID=VALUE, e.g. gan#images=100000")
+        if name in settings:
+            raise ValueError(f"--set got '{name}' twice, the second time as '{pair}'; leave one of them out")
         try:
             settings[name] = json.loads(value)
         except ValueError:
             settings[name] = value
     return settings
+
+
+def read_json(path: Path) -> Any:
+    """What a file that a command has left holds."""
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from monai.bundle import ConfigParser
 
 from monai_plan.commands.console import said_by
 from monai_plan.commands.parts import (
@@ -18,14 +20,13 @@ from monai_plan.commands.parts import (
     Outcome,
     add_command,
     add_settings,
+    read_json,
     settings_of,
 )
 from monai_plan.data.export_folder import SETTINGS
 from monai_plan.data.image_export import SUFFIXES
 from monai_plan.data.release import MANIFEST
-from monai_plan.latent import Ledger, name_in_ledger
 from monai_plan.pipeline import RUN, run_bundle, run_later
-from monai_plan.utils import read_or_make_key
 
 __all__ = ["add_audit", "add_generate", "add_ledger", "add_release"]
 
@@ -77,10 +78,8 @@ def run_audit(arguments: argparse.Namespace) -> Outcome:
         **settings_of(arguments.set),
     }
     must_pass = overrides.pop("audit#exit_code")  # the config would end the process here
-    output = Path(overrides.get("output_dir") or arguments.output_dir or Path(arguments.bundle) / "output")
-    certificate = os.path.abspath(overrides.get("certificate_dir") or output / "certificate")
     if not arguments.bundle:
-        text = said_by(run_later, arguments.output_dir, ("evaluate",), **overrides)
+        config, text = _run(run_later, arguments.output_dir, "evaluate", **overrides)
     else:
         if arguments.output_dir:
             if (Path(arguments.output_dir) / RUN).exists():
@@ -88,12 +87,13 @@ def run_audit(arguments: argparse.Namespace) -> Outcome:
                     f"'{arguments.output_dir}' holds a run of its own, and --bundle would audit the bundle's weights "
                     "instead of it. Leave --bundle out, or give another --output_dir"
                 )
-            overrides["output_dir"] = str(output)
-        text = said_by(run_bundle, arguments.bundle, ("evaluate",), **overrides)
-    record = _read(Path(certificate) / "certificate.json")
+            overrides.setdefault("output_dir", arguments.output_dir)
+        config, text = _run(run_bundle, arguments.bundle, "evaluate", **overrides)
+    written = config.get_parsed_content("audit#written")
+    record = read_json(written["certificate.json"])
     verdict = record["verdict"]["overall"]
     values = {
-        "written": [os.path.join(certificate, name) for name in sorted(os.listdir(certificate))],
+        "written": [os.path.abspath(written[name]) for name in sorted(written)],
         "verdict": verdict,
         "tests": [_test(test) for test in record["tests"]],
     }
@@ -133,9 +133,9 @@ def add_release(subparsers: argparse._SubParsersAction) -> None:
 
 def run_release(arguments: argparse.Namespace) -> Outcome:
     """Run ``release``."""
-    text = said_by(run_later, arguments.output_dir, ("release",), **{"release#mode": arguments.mode})
-    folder = _place(arguments.output_dir, "release_dir", "release")
-    manifest = _read(folder / MANIFEST)
+    config, text = _run(run_later, arguments.output_dir, "release", **{"release#mode": arguments.mode})
+    folder = Path(os.path.abspath(config.get_parsed_content("release_dir")))
+    manifest = read_json(folder / MANIFEST)
     values = {
         "written": [str(folder / name) for name in (MANIFEST, *manifest["files"])],
         **{name: manifest[name] for name in ("mode", "k", "images", "paths", "classes")},
@@ -199,10 +199,10 @@ def run_generate(arguments: argparse.Namespace) -> Outcome:
     else:
         text = said_by(run_later, arguments.output_dir, ("generate",), **overrides)
     folder = Path(overrides["generate#folder"]).expanduser().resolve()
-    settings = _read(folder / SETTINGS)["settings"]  # the manifest is of the process that ends last
+    settings = read_json(folder / SETTINGS)["settings"]  # the manifest is of the process that ends last
     per_class, classes = settings["per_class"], list(settings["classes"].values())
     values = {
-        "written": [str(folder / "datalist.json")],
+        "written": [str(path) for path in [folder / "datalist.json"] if path.is_file()],  # else by a later process
         "images": per_class * len(classes),
         "per_class": per_class,
         "classes": classes,
@@ -237,22 +237,17 @@ def add_ledger(subparsers: argparse._SubParsersAction) -> None:
 def run_ledger(arguments: argparse.Namespace) -> Outcome:
     """Run ``ledger``."""
     patient = arguments.withdraw or arguments.patient
-    text = said_by(run_later, arguments.output_dir, ("touched",), patient=patient)
-    private = _place(arguments.output_dir, "private_dir", "private")
-    ledger = Ledger.load(_place(arguments.output_dir, "ledger_file", private / "ledger.json"))
-    key_file = _place(arguments.output_dir, "key_file", private / "pseudonyms.key")
-    key = read_or_make_key(key_file) if ledger.keyed else None
-    touched = asdict(ledger.touched(name_in_ledger(ledger, patient, key)))
+    config, text = _run(run_later, arguments.output_dir, "touched", patient=patient)
+    touched = asdict(config.get_parsed_content("touched"))
     if arguments.withdraw:
-        text = said_by(run_later, arguments.output_dir, ("walk", "withdraw"), patient=patient)
+        _, text = _run(run_later, arguments.output_dir, "walk", "withdraw", patient=patient)
     return Outcome({"written": [], "withdrawn": bool(arguments.withdraw), "touched": touched}, text)
 
 
-def _place(output_dir: str, name: str, default: str | Path) -> Path:
-    """A file or folder of a run; settings of the pipeline may have put it elsewhere."""
-    output = Path(output_dir).expanduser().resolve()
-    return Path(_read(output / RUN)["settings"].get(name, output / default))
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _run(
+    function: Callable[..., ConfigParser], place: str, *overlays: str, **overrides: Any
+) -> tuple[ConfigParser, str]:
+    """The config that ``function`` ran, which knows its places and results, and what was printed."""
+    configs: list[ConfigParser] = []
+    text = said_by(lambda: configs.append(function(place, overlays, **overrides)))
+    return configs[0], text

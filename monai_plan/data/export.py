@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,8 @@ def export_images(
     called again with the same settings, goes on with the first shard that is missing and ends with the same files: to
     the byte on the same kind of device, elsewhere up to rounding. In a distributed run (``ignite.distributed``) process
     r of n takes the shards r, r + n, …; whichever ends last writes datalist and manifest, and none waits for another.
-    Memory does not grow with the number of images.
+    Memory does not grow with the number of images. A folder has one run at a time: a second one is refused until all
+    processes of the first have ended, where the disk keeps locks.
 
     The folder gets ``images/00012/000012345.png`` in shards (see :class:`~monai_plan.data.image_shards.ImageShards`);
     ``datalist.json``, which :func:`monai.data.load_decathlon_datalist` reads, with image, label and group (the path)
@@ -88,8 +89,9 @@ def export_images(
     Raises:
         OptionalImportError: a format's package is not installed (extra ``images``).
         ValueError: an argument is out of range, or does not fit the others; the folder holds an export with other
-            settings, or other files; without a gate, there are fewer verified points than images asked for.
-        RuntimeError: the gate rejected every attempt for an image, or an image is not finite.
+            settings, or other files, or another run is at work in it; without a gate, there are fewer verified points
+            than images asked for.
+        RunError: the gate rejected every attempt for an image, or an image is not finite.
         OSError: the folder cannot be written, or its disk is too small.
     """
     _require_one_world()
@@ -97,26 +99,30 @@ def export_images(
         walks, generator, gate, folder, per_class, image_format, seed, shard_size, spacing, labels, batch_size
     )
     shards = export.shards
-    if idist.get_rank() == 0:
-        export.begin(record)
-    idist.barrier()
-    own = range(idist.get_rank(), len(shards), idist.get_world_size())
-    missing = [number for number in own if not shards.is_written(number)]
-    with _progress_bar(sum(map(shards.images, own)), sum(map(shards.images, missing)), progress) as advance:
-        for number in missing:
-            export.write(number, advance)
-    if all(map(shards.is_written, range(len(shards)))):
-        export.folder.finish()
-        logger.info("%d synthetic images of each class stand in '%s'", per_class, export.folder.path)
-    else:
-        logger.info("this process is through with its images; the one that ends last writes %s", DATALIST)
+    with _held(export, record):
+        own = range(idist.get_rank(), len(shards), idist.get_world_size())
+        missing = [number for number in own if not shards.is_written(number)]
+        with _progress_bar(sum(map(shards.images, own)), sum(map(shards.images, missing)), progress) as advance:
+            for number in missing:
+                export.write(number, advance)
+        if all(map(shards.is_written, range(len(shards)))):
+            export.folder.finish()
+            logger.info("%d synthetic images of each class stand in '%s'", per_class, export.folder.path)
+        else:
+            logger.info("this process is through with its images; the one that ends last writes %s", DATALIST)
     return export.folder.path / DATALIST
 
 
 class ImageExport:
     """One export with all its settings: any process that has made it can write any of its shards.
 
-    Nothing is written before :meth:`begin`. Arguments and errors are those of :func:`export_images`.
+    Nothing is written before :meth:`begun`.
+
+    Args:
+        walks: see :func:`export_images`, also for all others.
+
+    Raises:
+        OptionalImportError, ValueError: as for :func:`export_images`, of the arguments alone.
 
     Attributes:
         folder: what stands in the export's folder, and the settings.
@@ -167,19 +173,31 @@ class ImageExport:
         self._generator = generator
         self._stream = _ShardStream(walks, generator, gate, self.shards, seed, batch_size)
 
-    def begin(self, record: Callable[[dict[str, str]], None] | None = None) -> None:
-        """See that the folder is this export's, clear away what a kill has left, and write the settings; only once."""
-        self.folder.begin(_bytes_of_one(self._encode, self._generator), record)
+    def begun(self, record: Callable[[dict[str, str]], None] | None = None) -> AbstractContextManager:
+        """See that the folder is this export's, clear away what a kill has left, write the settings, and hold it.
+
+        One process does so; others take part by ``folder.joined()``. See
+        :meth:`~monai_plan.data.export_folder.ExportFolder.begun`, also for what is raised.
+        """
+        return self.folder.begun(_bytes_of_one(self._encode, self._generator), record)
 
     def images(self, number: int) -> Iterator[tuple[torch.Tensor, int, int, float]]:
         """Image [C, S, S] on the CPU, label, path and position of each image of shard ``number``, all accepted.
 
         They depend on the settings and the number alone, whatever else this process has made.
+
+        Raises:
+            RunError: the gate rejected every attempt for an image, or an image is not finite.
         """
         return self._stream.images(number)
 
     def write(self, number: int, advance: Callable[[], object] = lambda: None) -> None:
-        """Make and write shard ``number``, which is not there; ``advance`` is called after each image."""
+        """Make and write shard ``number``, which is not there; ``advance`` is called after each image.
+
+        Raises:
+            RuntimeError: as :meth:`images` raises it.
+            OSError: the shard cannot be written.
+        """
         images = _encoded(self.images(number), self._encode, self.shards.first(number), advance)
         self.shards.write(number, images)
 
@@ -232,6 +250,19 @@ class _ShardStream:
         for batch in loader:
             columns = (batch[key].tolist() for key in (PlanKeys.LABEL, PlanKeys.PATH_ID, PlanKeys.POSITION))
             yield from zip(batch[PlanKeys.IMAGE].cpu(), *columns, strict=True)
+
+
+@contextmanager
+def _held(export: ImageExport, record: Callable[[dict[str, str]], None] | None) -> Iterator[None]:
+    """The folder, begun by process 0 and held by all."""
+    with ExitStack() as stack:
+        if idist.get_rank() == 0:
+            stack.enter_context(export.begun(record))
+        idist.barrier()
+        if idist.get_rank() != 0:
+            stack.enter_context(export.folder.joined())
+        idist.barrier()  # none leaves before all have joined
+        yield
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -39,7 +41,8 @@ class ImageShards:
     """Equally many images of each class in every shard; the last one may have fewer.
 
     Shard 12 of 1000 images is ``root/00012`` with ``000012000.png`` to ``000012999.png`` and :data:`INDEX`: the
-    columns file, label, path, position, bytes and sha256. It is written as ``.00012.part`` and then renamed.
+    columns file, label, path, position, bytes and sha256. Each writer has a folder ``.00012.part-…`` of its own, which
+    is renamed when it is whole and on the disk.
 
     Args:
         root: their folder.
@@ -79,7 +82,7 @@ class ImageShards:
         return (self.folder(number) / INDEX).is_file()
 
     def write(self, number: int, images: Iterable[EncodedImage]) -> None:
-        """Write shard ``number``, whole or not at all.
+        """Write shard ``number``, whole or not at all; where another writer was first, its files stay.
 
         Args:
             number: of a shard that is not there.
@@ -87,10 +90,9 @@ class ImageShards:
 
         Raises:
             ValueError: there are more or fewer of them.
-            OSError: they cannot be written.
+            OSError: they cannot be written, or were changed meanwhile.
         """
-        part = self._part(number)
-        shutil.rmtree(part, ignore_errors=True)
+        part = self.root / f".{number:05d}.part-{secrets.token_hex(8)}"
         part.mkdir(parents=True)
         try:
             with (part / INDEX).open("w", encoding="utf-8", newline="") as stream:
@@ -100,14 +102,25 @@ class ImageShards:
                     (part / name).write_bytes(content)
                     digest = sha256(content).hexdigest()
                     index.writerow((name, label, path, f"{position:.4f}", len(content), digest))
-            part.rename(self.folder(number))
+            if not self._is_whole(number, part):
+                raise OSError(f"files in '{part}' were changed by another program. Type the same command again")
+            _sync(*part.iterdir(), part)
+            try:
+                part.rename(self.folder(number))
+            except OSError:
+                if not self.is_written(number):  # else by another writer, with the same bytes
+                    raise
+            _sync(self.root)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
     def rows(self, number: int) -> Iterator[dict[str, str]]:
-        """The lines of a shard's index, by :data:`COLUMNS`."""
-        with (self.folder(number) / INDEX).open(encoding="utf-8", newline="") as stream:
-            yield from csv.DictReader(stream)
+        """The lines of a shard's index, by :data:`COLUMNS`.
+
+        Raises:
+            ValueError: at the end, if there are more or fewer than the shard has images.
+        """
+        yield from self._rows(number, self.folder(number))
 
     def tidy(self) -> None:
         """Delete shards that a kill, a crash or a hand has left incomplete; they are then made again.
@@ -115,39 +128,65 @@ class ImageShards:
         Raises:
             ValueError: there are files that no shard of this kind has; nothing was deleted then.
         """
-        if self.root.exists() and not self.root.is_dir():
+        if self.root.is_symlink() or (self.root.exists() and not self.root.is_dir()):
             raise self._strange(self.root)
         broken = []
         for path in sorted(self.root.iterdir()) if self.root.exists() else ():
-            found = re.fullmatch(r"(?:(\d{5,})|\.(\d{5,})\.part)", path.name)
+            found = re.fullmatch(r"(?:(\d{5,})|\.(\d{5,})\.part-.*)", path.name)
             number = int(found[1] or found[2]) if found else len(self)
             if number >= len(self) or path.is_symlink() or not path.is_dir():
                 raise self._strange(path)
-            with os.scandir(path) as entries:
-                sizes = {entry.name: entry.stat().st_size for entry in entries}
-            if strange := sorted(sizes.keys() - {INDEX, *self._names(number)}):
+            if strange := sorted(set(os.listdir(path)) - {INDEX, *self._names(number)}):
                 raise self._strange(path / strange[0])
-            if path != self.folder(number) or not self._is_whole(number, sizes):
+            if path != self.folder(number) or not self._is_whole(number, path):
                 broken.append(path)
         for path in broken:
             shutil.rmtree(path)
 
-    def _is_whole(self, number: int, sizes: dict[str, int]) -> bool:
+    def drop_parts(self) -> None:
+        """Delete what writers that were lost have left; only where all shards are written."""
+        for part in self.root.glob(".*.part-*"):
+            shutil.rmtree(part, ignore_errors=True)
+
+    def _rows(self, number: int, folder: Path) -> Iterator[dict[str, str]]:
+        count = 0
+        with (folder / INDEX).open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                count += 1
+                yield row
+        if count != self.images(number):
+            raise ValueError(
+                f"'{folder / INDEX}' lists {count} images instead of {self.images(number)}; it was changed since it "
+                "was written. Type the command of this export again, which makes this shard again"
+            )
+
+    def _is_whole(self, number: int, folder: Path) -> bool:
+        """Whether all images are listed and as long as they should be, and nothing else is there."""
         try:
-            listed = {row["file"]: int(row["bytes"]) for row in self.rows(number)}
+            listed = {row["file"]: int(row["bytes"]) for row in self._rows(number, folder)}
+            with os.scandir(folder) as entries:
+                sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name != INDEX}
         except (OSError, ValueError, LookupError, TypeError, csv.Error):
             return False
-        return len(listed) == self.images(number) and {**listed, INDEX: sizes[INDEX]} == sizes
+        return len(listed) == self.images(number) and listed == sizes
 
     def _names(self, number: int) -> Iterator[str]:
         first = self.first(number)
         return (f"{index:09d}{self.suffix}" for index in range(first, first + self.images(number)))
-
-    def _part(self, number: int) -> Path:
-        return self.root / f".{number:05d}.part"
 
     def _strange(self, path: Path) -> ValueError:
         return ValueError(
             f"'{path}' is not of this export and would be in its way. Nothing was touched; move it away, or give "
             "another folder"
         )
+
+
+def _sync(*paths: Path) -> None:
+    """See that files or folders outlive a power cut; as ``monai_plan.utils.atomic_path`` does for one file."""
+    for path in paths if os.name == "posix" else ():
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(OSError) if path.is_dir() else nullcontext():  # some network disks sync no folders
+                os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -98,7 +98,7 @@ class PrivacyWalkSampler(DataLoader):
     Raises:
         TypeError: ``dataset`` is no :class:`PrivacyWalkDataset`, ``generator`` cannot render, or an option is unknown.
         ValueError: the arguments contradict each other, or without a gate a class has no verified point.
-        RuntimeError: while iterating: the gate rejected every attempt for an image, or an image is not finite. In
+        RunError: while iterating: the gate rejected every attempt for an image, or an image is not finite. In
             place of an epoch's first batch also whatever the planner raises, and what is wrong with its walks.
     """
 

@@ -83,16 +83,16 @@ def export_images_with_ray(
     source = _Source.of(walks, generator, gate, folder=_absolute(folder), per_class=per_class, **options)
     export = source.export("cpu")
     ray = connected_ray()
-    export.begin(record)
-    missing = [number for number in range(len(export.shards)) if not export.shards.is_written(number)]
-    if missing:
-        written = on_actors.map(_numbers(missing), _ShardWriter, 1, source=source, settings=export.folder.settings)
-        try:
-            for _ in written.iter_rows():
-                pass
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-    export.folder.finish()
+    with export.begun(record):
+        missing = [number for number in range(len(export.shards)) if not export.shards.is_written(number)]
+        if missing:
+            written = on_actors.map(_numbers(missing), _ShardWriter, 1, source=source, settings=export.folder.settings)
+            try:
+                for _ in written.iter_rows():
+                    pass
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from error
+        export.folder.finish()
     return export.folder.path / DATALIST
 
 
@@ -203,9 +203,10 @@ class _ShardWriter(_ShardMaker):
                 f"the node '{platform.node()}' does not see '{self.export.folder.path / SETTINGS}', which was just "
                 "written. Give a folder that all nodes share"
             )
-        for number in batch[SHARD].tolist():
-            if not self.export.shards.is_written(number):  # else by a worker that was lost before it could say so
-                self.export.write(number)
+        with self.export.folder.joined():
+            for number in batch[SHARD].tolist():
+                if not self.export.shards.is_written(number):  # else by a worker that was lost before it could say so
+                    self.export.write(number)
         return batch
 
 

@@ -19,6 +19,7 @@ from monai_plan.utils import PlanKeys, require_counts
 __all__ = ["nearest_distances_with_ray"]
 
 _EMBEDDER, _REFERENCE = "embedder.", "reference."
+_TOLERANCE = 1e-3  # of lengths and pixels
 
 
 def nearest_distances_with_ray(
@@ -68,8 +69,8 @@ def nearest_distances_with_ray(
     Raises:
         OptionalImportError: Ray is not installed (extra ``ray``).
         TypeError: the embedder is no :class:`~monai_plan.networks.nets.IdentityEmbedder`.
-        ValueError: there is no reference, or it is of another width. While the dataset is consumed: images are of
-            another kind, or hold NaN.
+        ValueError: there is no reference, or it is of another width or not of unit length. While the dataset is
+            consumed: images are of another kind, hold NaN, or leave [-1, 1].
     """
     on_actors = RayActors(actors, num_gpus)
     require_counts(batch_size=batch_size)
@@ -84,6 +85,12 @@ def nearest_distances_with_ray(
             raise ValueError(
                 f"the references '{name}' are {tuple(rows.shape)}, and finite embeddings [N, {width}], N >= 1, are "
                 "needed; embed the images with this very network"
+            )
+        lengths = rows.detach().float().norm(dim=1)
+        if (lengths - 1).abs().max() > _TOLERANCE:
+            raise ValueError(
+                f"the references '{name}' have lengths from {lengths.min():.3g} to {lengths.max():.3g} instead of "
+                "1, as if another layer had made them. Give what the network itself returns, which has this length"
             )
     if not references:
         raise ValueError('no reference was given; name one set at least, e.g. {"training": embeddings}')
@@ -119,6 +126,11 @@ class _NearestFinder:
             raise ValueError(
                 f"images must be finite, float [C, H, W] in [-1, 1], got {images.dtype} {tuple(images.shape[1:])}; "
                 "divide 8 bits by 127.5, subtract 1 and put the channels first"
+            )
+        if images.abs().max() > 1 + _TOLERANCE:
+            raise ValueError(
+                f"images must lie in [-1, 1], got {images.min():.4g} .. {images.max():.4g}; divide 8 bits by 127.5 and "
+                "subtract 1, and do not scale them otherwise"
             )
         with eval_mode(embedder):
             embeddings = embedder(images.to(self.device).float())

@@ -23,7 +23,7 @@ from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.utils import atomic_path, image_grid, require_writable, save_png, sha256_of, weights_digest, write_json
 
-__all__ = ["write_release"]
+__all__ = ["verified_alone", "write_release"]
 
 logger = logging.getLogger(__name__)
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
@@ -98,7 +98,7 @@ def write_release(
         raise ValueError(f"pictures are grey or RGB, and the generator makes {generator.channels} channels")
     names = names_of_classes(labels, generator.num_classes)
     _require_verified(walks, generator, names)
-    shown = _verified_alone(walks)
+    shown = verified_alone(walks)
     folder = Path(folder).expanduser().resolve()
     _require_replaceable(folder)
     require_writable(folder.parent, _bytes_needed(shown, generator, mode))
@@ -123,6 +123,26 @@ def write_release(
     return files
 
 
+def verified_alone(walks: WalkSet) -> WalkSet:
+    """The walks as they may leave: every point that is not verified, the ends included, is zero.
+
+    ``meta`` is made anew, because the old one may say anything: ``k``, counts, and the generator's digest are left.
+
+    Args:
+        walks: verified, so that their ``meta`` has the digest of the generator that made their images.
+
+    Raises:
+        ValueError: ``k`` in their ``meta`` is no whole number from 2 on.
+    """
+    verified, k = walks.verified.cpu(), walks.meta.get("k")
+    if k is not None and (type(k) is not int or k < 2):
+        raise ValueError(f"the walks' k is {k!r}, and must be a whole number from 2 on; plan the walks again")
+    points = torch.where(verified.unsqueeze(2), walks.points.detach().cpu(), 0.0)
+    counts = {"inner": verified[:, 1:-1].numel(), "verified": int(verified.sum())}
+    meta = {"k": k, "counts": counts, "generator": str(walks.meta["generator"])}
+    return WalkSet(points, walks.labels.cpu(), verified, walks.kind if walks.kind in KINDS else "other", meta)
+
+
 def _require_verified(walks: WalkSet, generator: StyleGenerator, names: Sequence[str]) -> None:
     advice = "Verify them where the gallery is (monai_plan.latent.verification.verify_walks)"
     if walks.meta.get("generator") != weights_digest(generator):
@@ -143,17 +163,6 @@ def _require_verified(walks: WalkSet, generator: StyleGenerator, names: Sequence
             f"no point of class {', '.join(repr(names[label]) for label in sorted(bare))} is verified, and nobody can "
             f"train on the rest. {advice}, or walk more pairs of this class"
         )
-
-
-def _verified_alone(walks: WalkSet) -> WalkSet:
-    """The walks with zeros for all that may not leave; ``meta`` is made anew, because the old one may say anything."""
-    verified, k = walks.verified.cpu(), walks.meta.get("k")
-    if k is not None and (type(k) is not int or k < 2):
-        raise ValueError(f"the walks' k is {k!r}, and must be a whole number from 2 on; plan the walks again")
-    points = torch.where(verified.unsqueeze(2), walks.points.detach().cpu(), 0.0)
-    counts = {"inner": verified[:, 1:-1].numel(), "verified": int(verified.sum())}
-    meta = {"k": k, "counts": counts, "generator": str(walks.meta["generator"])}
-    return WalkSet(points, walks.labels.cpu(), verified, walks.kind if walks.kind in KINDS else "other", meta)
 
 
 def _bytes_needed(walks: WalkSet, generator: StyleGenerator, mode: str) -> int:

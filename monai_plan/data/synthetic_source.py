@@ -99,7 +99,7 @@ class SyntheticSource:
 
         Raises:
             ValueError: there is no walk of this class, or the number is negative.
-            RuntimeError: the gate rejected every attempt, or the image is not finite.
+            RunError: the gate rejected every attempt, or the image is not finite.
         """
         if label not in self._loaders:
             raise ValueError(

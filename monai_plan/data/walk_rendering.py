@@ -12,7 +12,7 @@ import torch
 from monai_plan.data.walk_pool import WalkPool
 from monai_plan.latent.rendering import NOT_FINITE, render_and_judge
 from monai_plan.transforms.pass_gate import ImageGate
-from monai_plan.utils import generator_for
+from monai_plan.utils import RunError, generator_for
 
 __all__ = ["JudgedBatch", "WalkRenderer"]
 
@@ -93,7 +93,7 @@ class WalkRenderer:
             first: 0 .. len(order).
 
         Raises:
-            RuntimeError: when it comes to a batch, of which the gate rejected every attempt for an image, or an image
+            RunError: when it comes to a batch, of which the gate rejected every attempt for an image, or an image
                 is not finite.
         """
         number = first - first % _BLOCK if self.gate is not None else first
@@ -145,11 +145,11 @@ class WalkRenderer:
     def _completed(self, slots: Sequence[_Slot], emitted: int, rejected: int) -> JudgedBatch | None:
         """The batch of these slots; ``None`` while one of them is empty."""
         if not all(slot.is_finite for slot in slots):
-            raise RuntimeError(NOT_FINITE)
+            raise RunError(NOT_FINITE)
         attempts = sum(slot.attempt for slot in slots)
         exhausted = sum(slot.attempt == self.max_attempts for slot in slots)
         if exhausted:
-            raise RuntimeError(
+            raise RunError(
                 f"the gate rejected all {self.max_attempts} attempts for {exhausted} of the {len(slots)} images of a "
                 f"batch (in this pass so far {emitted} emitted, {rejected + attempts} rejected); nothing is emitted "
                 "instead. Raise max_attempts if few are rejected overall. If most are, walk again with a larger "

@@ -18,7 +18,7 @@ from monai.networks.utils import eval_mode
 from monai.utils import optional_import
 
 from monai_plan.handlers.memorisation_watch import MemorisationWatch
-from monai_plan.utils import atomic_path, generator_for, write_json
+from monai_plan.utils import RunError, atomic_path, generator_for, write_json
 
 __all__ = ["GeneratorQuality", "class_counts"]
 
@@ -237,12 +237,12 @@ class GeneratorQuality:
         """Put the best weights into the generator.
 
         Raises:
-            RuntimeError: there are none.
+            RunError: there are none.
         """
         if idist.get_rank() > 0:
             return
         if not self._best:
-            raise RuntimeError(
+            raise RunError(
                 f"none of {len(self.records)} measurements can be kept: '{self.key}' was not finite, or the samples "
                 "lay too near to the training images each time (see quality.json and memorisation.json). Train on "
                 "more images, with more augmentation, or for fewer iterations; measure more often (every)"

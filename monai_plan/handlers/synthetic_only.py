@@ -6,6 +6,7 @@ import logging
 
 from ignite.engine import Engine, Events
 
+from monai_plan.utils import RunError
 from monai_plan.utils.synthetic import SYNTHETIC_MARK, is_synthetic
 
 __all__ = ["SyntheticOnly"]
@@ -28,7 +29,7 @@ class SyntheticOnly:
             below 1, as ``monai_plan.data.MixedBatches`` does. Each run then begins with a warning.
 
     Raises:
-        RuntimeError: at the start, or in the first iteration after another loader was put in.
+        RunError: at the start, or in the first iteration after another loader was put in.
     """
 
     def __init__(self, allow_mixed: bool = False) -> None:
@@ -46,7 +47,7 @@ class SyntheticOnly:
         if is_synthetic(loader) or (self.allow_mixed and share):
             return
         if share:
-            raise RuntimeError(
+            raise RunError(
                 f"SyntheticOnly: {100 * share:g} % of the images of the trainer's loader are real, of patients, so "
                 "nothing is trained on it. If these images may be used for training, say so: "
                 '{"_target_": "monai_plan.handlers.SyntheticOnly", "allow_mixed": true}; otherwise give the trainer '
@@ -58,7 +59,7 @@ class SyntheticOnly:
             found += f" over {_full_name(dataset)}"
         if type(dataset).__name__ == "PrivacyWalkDataset":
             found += " (the dataset alone was swapped: it has no images, swap the loader, too)"
-        raise RuntimeError(
+        raise RunError(
             f"SyntheticOnly: the trainer's loader is {found}, which does not promise synthetic images "
             f"({SYNTHETIC_MARK} = True); it may hold real patients, so nothing is trained on it. Swap dataset and "
             "loader together, under the very names that the config's trainer refers to in 'train_data_loader': "

@@ -14,6 +14,7 @@ from torch import nn
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.rendering import NOT_FINITE, render_and_judge
 from monai_plan.transforms.pass_gate import ImageGate
+from monai_plan.utils import RunError
 
 __all__ = ["PrivacyWalkInferer"]
 
@@ -64,7 +65,7 @@ class PrivacyWalkInferer(Inferer):
         Raises:
             TypeError: ``network`` cannot render.
             ValueError: ``inputs`` are no latents of this network.
-            RuntimeError: the gate refused an image and ``refused`` is ``"raise"``, or an image is not finite.
+            RunError: the gate refused an image and ``refused`` is ``"raise"``, or an image is not finite.
         """
         if not isinstance(network, nn.Module) or not callable(getattr(network, "synthesize", None)):
             raise TypeError(
@@ -81,11 +82,11 @@ class PrivacyWalkInferer(Inferer):
         with eval_mode(network):
             images, finite, accepted = render_and_judge(network, self.gate, latents)
         if not finite.all():
-            raise RuntimeError(NOT_FINITE)
+            raise RunError(NOT_FINITE)
         if not accepted.all():
             if self.refused == "raise":
                 rows = (~accepted).nonzero()[:, 0].tolist()
-                raise RuntimeError(
+                raise RunError(
                     f"the gate refused {len(rows)} of {len(accepted)} images (rows {', '.join(map(str, rows[:10]))}"
                     f"{', …' if len(rows) > 10 else ''}), and none of the batch is handed out. Leave these latents "
                     "out, take verified points of walks, or set refused='nan'"

@@ -12,7 +12,7 @@ from typing import Any
 from monai_plan.latent.aggregation import Grouping, PatientLatents, group_patients
 from monai_plan.latent.ledger import Ledger, ReleaseRecord, WalkRecord
 from monai_plan.latent.walk_set import WalkSet
-from monai_plan.utils import patient_of, pseudonym, sha256_of
+from monai_plan.utils import locked, patient_of, pseudonym, sha256_of
 
 __all__ = [
     "groups_behind",
@@ -77,18 +77,19 @@ def record_walks(
     Raises:
         ValueError: the ledger is broken, or of names where pseudonyms are wanted or the other way round.
     """
-    before = _ledger(ledger_file)
-    if before is not None:
-        _require_key(before, key)
-    walks = [WalkRecord.of(WalkSet.load(file), file, grouping) for file in walk_files]
-    gone, releases = (before.withdrawn, before.releases) if before else ((), ())
-    new = {record.sha256 for record in walks}
-    released = {release.walks_sha256 for release in releases}
-    earlier = [r for r in (before.walks if before else ()) if r.sha256 in released and r.sha256 not in new]
-    check = "" if key is None else pseudonym(CHECK_WORD, key)
-    gone = tuple(sorted({*gone, *withdrawn}))
-    ledger = Ledger(grouping, key is not None, gone, (*earlier, *walks), releases, check)
-    ledger.save(ledger_file)
+    with locked(ledger_file):
+        before = _ledger(ledger_file)
+        if before is not None:
+            _require_key(before, key)
+        walks = [WalkRecord.of(WalkSet.load(file), file, grouping) for file in walk_files]
+        gone, releases = (before.withdrawn, before.releases) if before else ((), ())
+        new = {record.sha256 for record in walks}
+        released = {release.walks_sha256 for release in releases}
+        earlier = [r for r in (before.walks if before else ()) if r.sha256 in released and r.sha256 not in new]
+        check = "" if key is None else pseudonym(CHECK_WORD, key)
+        gone = tuple(sorted({*gone, *withdrawn}))
+        ledger = Ledger(grouping, key is not None, gone, (*earlier, *walks), releases, check)
+        ledger.save(ledger_file)
     return ledger
 
 
@@ -112,7 +113,8 @@ def require_recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLik
         FileNotFoundError: there is no ledger.
         ValueError: it does not know these walks.
     """
-    _recorded(ledger_file, walk_file)
+    if _need_ledger(walk_file):
+        _recorded(ledger_file, walk_file)
 
 
 def groups_behind(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) -> dict[str, Any] | None:
@@ -136,10 +138,13 @@ def groups_behind(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) 
     return None
 
 
-def _recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) -> tuple[Ledger, str] | None:
-    """The ledger and the walks' SHA-256; ``None`` for walks that need no ledger."""
-    if "pairs" not in WalkSet.load(walk_file).meta:
-        return None
+def _need_ledger(walk_file: str | os.PathLike) -> bool:
+    """Whether walks run between k-same anchors."""
+    return "pairs" in WalkSet.load(walk_file).meta
+
+
+def _recorded(ledger_file: str | os.PathLike, walk_file: str | os.PathLike) -> tuple[Ledger, str]:
+    """The ledger and the walks' SHA-256."""
     ledger, digest = Ledger.load(ledger_file), sha256_of(walk_file)
     if digest not in {record.sha256 for record in ledger.walks}:
         raise ValueError(
@@ -167,13 +172,13 @@ def record_release(
     Raises:
         FileNotFoundError, ValueError: see :func:`require_recorded`.
     """
-    found = _recorded(ledger_file, walk_file)
-    if found is None:
+    if not _need_ledger(walk_file):
         return
-    ledger, digest = found
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    record = ReleaseRecord(Path(folder).name, mode, digest, now, dict(files))
-    replace(ledger, releases=(*ledger.releases, record)).save(ledger_file)
+    with locked(ledger_file):
+        ledger, digest = _recorded(ledger_file, walk_file)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        record = ReleaseRecord(Path(folder).name, mode, digest, now, dict(files))
+        replace(ledger, releases=(*ledger.releases, record)).save(ledger_file)
 
 
 def require_not_withdrawn(ledger_file: str | os.PathLike, items: Iterable[Item], key: bytes | None) -> None:

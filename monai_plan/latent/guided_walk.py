@@ -14,6 +14,7 @@ from monai_plan.latent.frozen import device_of, frozen
 from monai_plan.latent.walk_problem import GuidedOptions, Outputs, Prior, WalkProblem
 from monai_plan.latent.walks import WalkSteering, image_outputs, walk_linear
 from monai_plan.networks.nets import LatentGuide
+from monai_plan.utils import RunError
 
 __all__ = ["GuidedOptions", "walk_guided"]
 
@@ -65,7 +66,7 @@ def walk_guided(
 
     Raises:
         ValueError: ``steps`` < 3, an option is out of range, or a label is out of the label network's range.
-        RuntimeError: the loss is not finite.
+        RunError: the loss is not finite.
         TypeError: an option is unknown.
     """
     settings = GuidedOptions(**options)
@@ -188,6 +189,6 @@ def _corrected(guided: WalkProblem, centre: torch.Tensor, lean: torch.Tensor, ho
 
 def _require_finite(values: torch.Tensor) -> None:
     if not torch.isfinite(values).all():
-        raise RuntimeError(
+        raise RunError(
             "the walk's loss is not finite: the guide, the generator or a classifier gives NaN; check their weights"
         )

@@ -27,7 +27,7 @@ from torch import nn
 from monai_plan.latent.frozen import device_of, frozen
 from monai_plan.latent.walks import split_batches
 from monai_plan.networks.nets import StyleGenerator
-from monai_plan.utils import require_counts
+from monai_plan.utils import RunError, require_counts
 
 __all__ = ["FeatureMaps", "NetworkMaps", "StyleOptions", "align_style"]
 
@@ -156,7 +156,7 @@ def align_style(
 
     Raises:
         ValueError: shapes or values do not fit, or a feature map is smaller than the grid.
-        RuntimeError: the loss is not finite.
+        RunError: the loss is not finite.
     """
     options = options or StyleOptions()
     require_counts(batch=batch)
@@ -229,7 +229,7 @@ def _align(
         grams = [torch.stack([gram(crop) for crop in cut(level, options.grid)], dim=1) for level in maps]
         loss = options.content_weight * _deviation(maps, content) + options.style_weight * _deviation(grams, style)
         if not torch.isfinite(loss).all():
-            raise RuntimeError(
+            raise RunError(
                 f"the loss is not finite at iteration {iteration}: the generator or the feature network gives NaN. "
                 f"Check their weights, or take a smaller learning_rate than {options.learning_rate}"
             )

@@ -17,6 +17,7 @@ from monai_plan.latent.anchors import AnchorPairs
 from monai_plan.latent.frozen import device_of, frozen
 from monai_plan.losses.walk import identity_uniformity, label_agreement, spring_energy
 from monai_plan.networks.nets import StyleGenerator
+from monai_plan.utils import RunError
 
 __all__ = ["WalkOptions", "WalkSteering", "WalkTerms", "walk_linear", "walk_private", "walk_terms"]
 
@@ -153,7 +154,7 @@ def walk_private(pairs: AnchorPairs, steps: int, steering: WalkSteering | None, 
     Raises:
         ValueError: ``steps`` < 3, ``steering`` is missing, the identity network has one class, or a label is out of the
             label network's range.
-        RuntimeError: the loss is not finite.
+        RunError: the loss is not finite.
         TypeError: an option is unknown.
     """
     settings = WalkOptions(**options)
@@ -270,7 +271,7 @@ def _check_classifiers(steering: WalkSteering, one_latent: torch.Tensor, labels:
 def _check_finite(loss: torch.Tensor, iteration: int, settings: WalkOptions) -> None:
     if not torch.isfinite(loss).all():
         broken = int((~torch.isfinite(loss)).nonzero()[0])
-        raise RuntimeError(
+        raise RunError(
             f"the walk's loss is not finite at iteration {iteration} (first in path {broken}). The generator or a "
             f"classifier gives NaN: check their weights, set amp_dtype=None (now {settings.amp_dtype}), or take a "
             f"smaller learning_rate than {settings.learning_rate}"

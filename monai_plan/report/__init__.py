@@ -1,7 +1,7 @@
 """What a run shows at its end: tables of utility, distance and inversion, pictures, and the audit's certificate."""
 
 from .attack_stories import AttackStory, story_of
-from .audit import audit_release, print_verdict, require_audit, write_config
+from .audit import audit_release, print_verdict, require_audit, shareable_config
 from .audit_material import AuditMaterial
 from .audit_tests import TESTS, AuditTargets
 from .cards import datasheet_text, model_card_text

@@ -6,6 +6,7 @@ What it leaves is a record of plain values, which :func:`monai_plan.report.write
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
 import time
@@ -26,9 +27,10 @@ from monai_plan.report.audit_material import HELD_OUT, AuditMaterial
 from monai_plan.report.audit_tests import TESTS, AuditTargets
 from monai_plan.report.utility_table import ABOUT
 from monai_plan.report.verdicts import require_limits
-from monai_plan.utils import machine_name, patient_of, sha256_of, write_json
+from monai_plan.utils import machine_name, patient_of, sha256_of
+from monai_plan.utils.files import json_text
 
-__all__ = ["audit_release", "print_verdict", "require_audit", "write_config"]
+__all__ = ["audit_release", "print_verdict", "require_audit", "shareable_config"]
 
 tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
 
@@ -69,15 +71,14 @@ def require_audit(
             )
 
 
-def write_config(config: Mapping[str, Any], output_dir: str | os.PathLike) -> str:
-    """Write ``config.json``, the settings that an audit ran with, and return the file's SHA-256.
+def shareable_config(config: Mapping[str, Any]) -> str:
+    """The settings that an audit runs with, as JSON for :func:`monai_plan.report.write_certificate`.
 
     Args:
         config: of the run; what names a place on this machine is left out.
-        output_dir: of the certificate.
     """
     settings = {name: value for name, value in config.items() if not (isinstance(value, str) and os.path.isabs(value))}
-    return sha256_of(write_json(Path(output_dir) / "config.json", settings))
+    return json_text(settings)
 
 
 def audit_release(
@@ -87,7 +88,7 @@ def audit_release(
     utility: Utility,
     image_features: Callable[[torch.Tensor], torch.Tensor],
     files: Mapping[str, str | os.PathLike],
-    config_sha256: str,
+    config: str,
     name: str,
     mode: str = "walks",
 ) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def audit_release(
         image_features: images -> [B, F] for KID, FID and coverage.
         files: role to path of what is audited: weights, walks, data list; each is hashed. One that does not exist is
             left out.
-        config_sha256: of what the run was configured with, see :func:`write_config`.
+        config: what the run was configured with, see :func:`shareable_config`; its SHA-256 stands in the record.
         name: of the data set.
         mode: how the images leave: "walks" (with their generator) or "images".
 
@@ -153,7 +154,7 @@ def audit_release(
             path.name: {"role": role, "sha256": sha256_of(path), "bytes": path.stat().st_size}
             for role, path in paths.items()
         },
-        "config_sha256": config_sha256,
+        "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
         "synthetic": material.synthetic_description(),
         "tests": tests,
         "utility": {

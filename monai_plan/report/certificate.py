@@ -22,6 +22,7 @@ from monai_plan.utils import atomic_path, require_writable, write_json
 __all__ = ["with_verdicts", "write_certificate"]
 
 JSON, PAGE, MODEL_CARD, DATASHEET = "certificate.json", "certificate.html", "model_card.md", "datasheet.md"
+CONFIG = "config.json"
 
 
 def write_certificate(
@@ -30,6 +31,7 @@ def write_certificate(
     required: Sequence[str] = (),
     pictures: Mapping[str, bytes] | None = None,
     signing_key: str | os.PathLike | None = None,
+    config: str | None = None,
 ) -> dict[str, Path]:
     """Write ``certificate.json``, ``certificate.html``, ``model_card.md`` and ``datasheet.md``.
 
@@ -48,13 +50,15 @@ def write_certificate(
         pictures: name to PNG bytes, e.g. pairs of a synthetic image and its closest real one. They are part of the
             page: give them only where every reader may see real images.
         signing_key: a PEM file, see :func:`~monai_plan.report.load_signing_key`.
+        config: written as ``config.json``: what the audit ran with, see :func:`~monai_plan.report.shareable_config`.
 
     Returns:
         Name of each file to its path.
 
     Raises:
         OSError: the folder cannot be written.
-        ValueError: the record is not one, a limit makes no sense, a picture is no PNG, or the key is of no use.
+        ValueError: the record is not one, a limit makes no sense, a picture is no PNG, the key is of no use, or the
+            record has another hash of ``config``.
         ImportError: jinja2, jsonschema or (with a key) cryptography is not installed.
     """
     key = None if signing_key is None else load_signing_key(signing_key)
@@ -66,9 +70,16 @@ def write_certificate(
         _check(certificate)
         page = certificate_html(certificate, hashlib.sha256(content).hexdigest(), pictures, signed=key is not None)
         texts = {PAGE: page, MODEL_CARD: model_card_text(certificate), DATASHEET: datasheet_text(certificate)}
+        if config is not None:
+            if hashlib.sha256(config.encode()).hexdigest() != certificate["config_sha256"]:
+                raise ValueError(
+                    "the record's config_sha256 is not that of config, so they are of two audits; give the config that "
+                    "the record was made with"
+                )
+            texts[CONFIG] = config
         for name, text in texts.items():
             with atomic_path(part / name) as partial:
-                partial.write_text(text, encoding="utf-8")
+                partial.write_bytes(text.encode())
         names = [JSON, *texts]
         if key is not None:
             with atomic_path(part / (JSON + SIGNATURE_SUFFIX)) as partial:

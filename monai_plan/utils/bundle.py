@@ -12,6 +12,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow, run
 
+from monai_plan.utils.errors import RunError
+
 __all__ = [
     "config_ids",
     "explain_errors",
@@ -56,7 +58,7 @@ def _running_workflow() -> ConfigWorkflow | None:
 
 def root_cause(error: BaseException) -> BaseException:
     """The error behind MONAI's wrappings ("Failed to evaluate …", "Failed to instantiate …")."""
-    while error.__cause__ is not None and isinstance(error, RuntimeError):
+    while error.__cause__ is not None and isinstance(error, RuntimeError) and not isinstance(error, RunError):
         error = error.__cause__
     return error
 

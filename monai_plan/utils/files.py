@@ -15,7 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "require_private", "require_writable", "sha256_of", "write_json"]
+from monai.utils import optional_import
+
+__all__ = ["atomic_path", "json_text", "locked", "require_private", "require_writable", "sha256_of", "write_json"]
+
+fcntl, has_fcntl = optional_import("fcntl")
 
 
 def require_writable(folder: str | os.PathLike, free_bytes: int = 0, mode: int = 0o777) -> Path:
@@ -97,14 +101,42 @@ def atomic_path(final: str | os.PathLike, mode: int | None = None) -> Iterator[P
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: str | os.PathLike) -> Iterator[None]:
+    """Keep other processes and threads from changing a file meanwhile, if they ask here, too; they wait.
+
+    The lock is a file of its own beside ``path``, ``.<name>.lock`` with mode 0600, and stays there: whoever deleted it
+    could let two in. Windows has no such locks: there nobody waits.
+
+    Args:
+        path: the file to be changed; need not exist, its folder is made if needed.
+    """
+    path = Path(path)
+    if not has_fcntl:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # which ends the lock
+
+
 def write_json(path: str | os.PathLike, content: Any, mode: int | None = None) -> Path:
     """Write ``content`` as indented JSON, whole or not at all; numbers that are not finite become ``null``.
 
     ``mode`` is that of :func:`atomic_path`.
     """
     with atomic_path(path, mode) as partial:
-        partial.write_text(json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json_text(content), encoding="utf-8")
     return Path(path)
+
+
+def json_text(content: Any) -> str:
+    """What :func:`write_json` writes."""
+    return json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n"
 
 
 def _finite(content: Any) -> Any:

@@ -55,6 +55,16 @@ def test_on_one_process_and_on_two(stage_run):
     assert len(plan.latent.Ledger.load(job.models / "ledger.json").releases) == 2
 
 
+@pytest.mark.parametrize("through", [True, False])
+def test_a_datalist_that_is_not_there_is_not_announced(stage_run, tmp_path, capsys, through):
+    """Process 0 may end before the last one has written it."""
+    datalist = tmp_path / "datalist.json"
+    if through:
+        datalist.touch()
+    run(stage_run("generate").workflow(**{"generate#written": str(datalist)}))
+    assert (f"the images and their datalist: {datalist}" in capsys.readouterr().out) == through
+
+
 def test_what_the_ledger_does_not_know_stays(stage_run):
     job = stage_run("generate")
     walks = plan.latent.WalkSet.load(job.models / "walks_private.safetensors")

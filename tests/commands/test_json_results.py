@@ -53,14 +53,17 @@ def a_run(tmp_path):
 
 
 def faked(monkeypatch, module, name, act):
-    """Let ``run_bundle`` or ``run_later`` act, and print as a config does; returns the calls."""
+    """Let ``run_bundle`` or ``run_later`` act, and print as a config does; returns the calls.
+
+    What ``act`` returns is taken for the config's parsed content.
+    """
     calls = []
 
     def run(place, overlays, **overrides):
         calls.append((name, str(place), overlays, overrides))
         print("said by the config")
         logging.getLogger("a.library").info("said by a library")
-        act()
+        return SimpleNamespace(get_parsed_content=(act() or {}).get)
 
     monkeypatch.setattr(module, name, run)
     return calls
@@ -85,13 +88,13 @@ class FakePipeline:
         self.output = Path(output_dir)
         assert overrides == {"seeds": [0, 1], "k": 5}
 
-    def run(self) -> Path:
+    def run(self) -> SimpleNamespace:
         for stage in STAGES:
             print(f"stage {stage.name}: started")
             write_json(self.output / "stages" / f"{stage.name}.json", {"seconds": 1.5})
         write_json(self.output / "table.json", {"plan": {"accuracy": 0.5}})
         (self.output / "table.txt").write_text("the table\n")
-        return self.output
+        return SimpleNamespace(get_parsed_content={"output_dir": str(self.output)}.get)
 
 
 @pytest.mark.parametrize("quiet", [False, True])
@@ -117,12 +120,13 @@ def test_audit(tmp_path, document, monkeypatch, verdict, source):
         {"id": "screening", "verdict": "passed", "result": result, "not_run": None, "limit": {}},
         {"id": "k_same", "verdict": "unclear", "result": None, "not_run": "no ledger", "limit": {}},
     ]
-    place = tmp_path / ("output" if source == "--bundle" else "") / "certificate"
+    place = tmp_path / "anywhere"
     certificate = {"tests": tests, "verdict": {"overall": verdict}}
 
     def act():
         place.mkdir(parents=True, exist_ok=True)
-        write_json(place / "certificate.json", certificate)
+        write_json(place / "notes.json", "of the user")
+        return {"audit#written": {"certificate.json": write_json(place / "certificate.json", certificate)}}
 
     name = "run_bundle" if source == "--bundle" else "run_later"
     calls = faked(monkeypatch, results, name, act)
@@ -143,14 +147,16 @@ def test_release(a_run, document, monkeypatch):
     counts = {"mode": "images", "k": 12, "images": 3, "paths": 2, "classes": {"0": {"name": "well", "images": 3}}}
 
     def act():
-        (a_run / "release").mkdir(exist_ok=True)
-        (a_run / "release" / "labels.csv").write_text("")
-        write_json(a_run / "release" / "manifest.json", {"schema": "release", **counts, "files": {"labels.csv": "ab"}})
+        folder = a_run / "anywhere"
+        folder.mkdir(exist_ok=True)
+        (folder / "labels.csv").write_text("")
+        write_json(folder / "manifest.json", {"schema": "release", **counts, "files": {"labels.csv": "ab"}})
+        return {"release_dir": str(folder)}
 
     calls = faked(monkeypatch, results, "run_later", act)
     _, content, _ = document("release", "--output_dir", a_run, "--mode", "images")
     assert {name: content[name] for name in counts} == counts
-    assert content["written"] == [str(a_run / "release" / name) for name in ("manifest.json", "labels.csv")]
+    assert content["written"] == [str(a_run / "anywhere" / name) for name in ("manifest.json", "labels.csv")]
     assert calls == [("run_later", str(a_run), ("release",), {"release#mode": "images"})]
 
 
@@ -173,9 +179,8 @@ def test_generate(tmp_path, document, monkeypatch):
 @pytest.mark.parametrize("option", ["--patient", "--withdraw"])
 def test_ledger(a_run, document, monkeypatch, option):
     grouping = Grouping(k=2, groups=(Group(3, 0, ("a", "b")),), left_over=("c",))
-    (a_run / "private").mkdir()
-    Ledger(grouping, False, (), (), ()).save(a_run / "private" / "ledger.json")
-    calls = faked(monkeypatch, results, "run_later", lambda: None)
+    ledger = Ledger(grouping, False, (), (), ())
+    calls = faked(monkeypatch, results, "run_later", lambda: {"touched": ledger.touched("a")})
     _, content, _ = document("ledger", "--output_dir", a_run, option, "a")
     assert content["withdrawn"] is (option == "--withdraw")
     assert (content["touched"]["status"], content["touched"]["anchor"], content["touched"]["share"]) == (
@@ -185,6 +190,7 @@ def test_ledger(a_run, document, monkeypatch, option):
     )
     overlays = [("touched",), *([("walk", "withdraw")] if option == "--withdraw" else [])]
     assert [call[2] for call in calls] == overlays and all(call[3] == {"patient": "a"} for call in calls)
+    faked(monkeypatch, results, "run_later", lambda: ledger.touched("nobody"))
     assert "knows no patient" in document("ledger", "--output_dir", a_run, option, "nobody")[1]["error"]
 
 

@@ -6,12 +6,29 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from conftest import BUNDLES
 
 from monai_plan.data import pack_bundle
+from monai_plan.data.release import verified_alone
+from monai_plan.latent.walk_set import WalkSet
+
+VERIFIED = torch.tensor([[False, True, False, False], [False, True, True, False]])
+WALKS = WalkSet(
+    torch.arange(1, 25.0).reshape(2, 4, 3), torch.tensor([0, 1]), VERIFIED, "private", {"k": 5, "generator": "f00d"}
+)
+
+
+def bytes_of(walks):
+    with tempfile.TemporaryDirectory() as room:
+        return walks.save(Path(room) / "walks.safetensors").read_bytes()
+
 
 FILES = {
     "LICENSE": b"Apache",
@@ -23,7 +40,7 @@ FILES = {
     "docs/README.md": b"# Model",
     "docs/data_license.txt": b"none",
     "models/model.pt": b"weights",
-    "models/walks.safetensors": b"walks",
+    "models/walks.safetensors": bytes_of(verified_alone(WALKS)),
     "private/gate.safetensors": b"gallery",
 }
 LISTED = ("models/model.pt", "models/walks.safetensors", "private/gate.safetensors")
@@ -89,12 +106,24 @@ def test_the_same_bytes_every_time(bundle, tmp_path, monkeypatch):
         ("private/ledger.json", "{}", "not on the list"),
         ("private/pseudonyms.key", "{}", "not on the list"),
         ("docs/patient.png", "{}", "not on the list"),
+        ("docs/patients.txt", "P0042", "not on the list"),
+        ("docs/run.md", "P0042", "not on the list"),
         ("docs/more/README.md", "{}", "not on the list"),
         ("configs/more/train.json", "{}", "not on the list"),
         ("datalist.json", "{}", "not on the list"),
         ("notes/names.txt", "{}", "not on the list"),
         ("output", "{}", "not on the list"),  # a file of that name
         ("configs/my.json", '{"testing": [{"image": "P0042.png"}]}', "a data list, which names patients"),
+        ("configs/folds.json", '{"a": {"fold0": [1, {"image": "P0042.png"}]}}', "a data list, which names patients"),
+        ("configs/people.json", '{"a": [[{"Patient_ID": "P0042"}]]}', "a data list, which names patients"),
+        ("configs/ledger.json", '{"schema": "ledger", "patients": ["P0042"]}', "no config"),
+        ("configs/list.json", '["P0042"]', "no config"),
+        (
+            "configs/logging.conf",
+            "[loggers]\nkeys=root\n[patients]\nP0042=1",
+            "not a configuration of Python's logging",
+        ),
+        ("configs/logging.conf", "P0042", "not a configuration of Python's logging"),
     ],
 )
 def test_what_is_not_expected_is_refused(bundle, tmp_path, name, content, fault):
@@ -126,12 +155,18 @@ def test_links_are_refused(bundle, tmp_path, name):
         ("configs/metadata.json", b"{", "is no bundle"),
         ("configs/metadata.json", b'{"version": "1.2", "changelog": {"1.2": ""}}', "three numbers as 0.6.0"),
         ("configs/metadata.json", b'{"version": "1.2.4", "changelog": {"1.2.3": ""}}', "what is new in it"),
-        ("configs/train.json", b"{", "is not JSON"),
+        ("configs/train.json", b"{", "configs/train.json: not JSON"),
+        ("configs/train.json", b'{"\xff": 1}', "train.json' is not text in UTF-8"),
+        ("weights.sha256", b"\xff", "weights.sha256' is not text in UTF-8"),
         ("LICENSE", None, "lacks LICENSE"),
         ("models/walks.safetensors", None, "lacks models/walks.safetensors"),
         ("models/model.pt", b"of patients", "models/model.pt in .* is not what weights.sha256 lists"),
         ("private/gate.safetensors", b"of patients", "private/gate.safetensors in .* is not what"),
-        ("weights.sha256", None, "no '.*weights.sha256', which lists .* Write it in the bundle's folder: sha256sum"),
+        (
+            "weights.sha256",
+            None,
+            "no '.*weights.sha256', which lists .* `python -m monai_plan release` that .*: sha256sum",
+        ),
         ("weights.sha256", b"", "lists no file in it"),
         ("weights.sha256", lines_of(*LISTED[:2]).encode(), "lists no file in it"),
         ("weights.sha256", lines_of(*LISTED[1:]).encode(), "models/model.pt: not on the list"),
@@ -146,6 +181,50 @@ def test_what_is_missing_or_changed(bundle, tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         pack_bundle(bundle, tmp_path / "hub", private=True)
     assert not (tmp_path / "hub").exists()
+
+
+def with_walks(bundle, content):
+    (bundle / "models" / "walks.safetensors").write_bytes(content)
+    changed = {**FILES, "models/walks.safetensors": content}
+    (bundle / "weights.sha256").write_text(lines_of(*LISTED, contents=changed))
+    return changed
+
+
+def test_of_walks_the_verified_points_alone_are_packed(bundle, tmp_path, caplog):
+    changed = with_walks(bundle, bytes_of(WALKS))
+    with caplog.at_level(logging.INFO):
+        found = contents_of(pack_bundle(bundle, tmp_path))
+    assert found["tiny_bundle/models/walks.safetensors"] == FILES["models/walks.safetensors"]
+    assert found["tiny_bundle/weights.sha256"].decode() == lines_of(*LISTED[:2])
+    assert "walks.safetensors: packed without its unverified points" in caplog.text
+    assert WALKS.points[0, 0].numpy().tobytes() not in found["tiny_bundle/models/walks.safetensors"]
+    with_private = contents_of(pack_bundle(bundle, tmp_path, private=True))
+    assert with_private["tiny_bundle/models/walks.safetensors"] == changed["models/walks.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (bytes_of(replace(WALKS, meta={})), "never verified.*release"),
+        (bytes_of(replace(WALKS, verified=torch.zeros_like(VERIFIED))), "never verified.*release"),
+        (b"walks", "walks.safetensors' is no readable safetensors file"),
+    ],
+    ids=["no generator", "no point", "damaged"],
+)
+def test_walks_that_may_not_leave(bundle, tmp_path, content, message):
+    with_walks(bundle, content)
+    with pytest.raises(ValueError, match=message):
+        pack_bundle(bundle, tmp_path / "hub")
+    assert not (tmp_path / "hub").exists()
+
+
+@pytest.mark.parametrize("folder", [".", "dist", "models"])
+def test_the_archive_does_not_lie_in_its_bundle(bundle, folder, monkeypatch):
+    monkeypatch.chdir(bundle)
+    with pytest.raises(ValueError, match="is in the bundle.* Give a folder outside it"):
+        pack_bundle(".", folder)
+    for _ in range(2):
+        assert pack_bundle(".", "output/dist").parent == bundle.resolve() / "output" / "dist"
 
 
 def test_a_name_that_monai_would_cut(bundle, tmp_path):
@@ -164,3 +243,13 @@ def test_the_shipped_bundles_are_packed_whole(name, tmp_path):
     assert found[f"{name}/weights.sha256"] == (BUNDLES / name / "weights.sha256").read_bytes()
     metadata = json.loads(found[f"{name}/configs/metadata.json"])
     assert "no patient's image" in metadata["data_source"]
+
+
+@pytest.mark.skipif(not BUNDLES.is_dir(), reason="not a checkout")
+def test_the_shipped_walks_leave_without_their_ends(tmp_path):
+    found = contents_of(pack_bundle(BUNDLES / "plan_tb", tmp_path))
+    (tmp_path / "walks.safetensors").write_bytes(found["plan_tb/models/walks_private.safetensors"])
+    walks = WalkSet.load(tmp_path / "walks.safetensors")
+    assert walks.verified.any() and not walks.points[~walks.verified].any()
+    digest = hashlib.sha256(found["plan_tb/models/walks_private.safetensors"]).hexdigest()
+    assert f"{digest}  models/walks_private.safetensors\n" in found["plan_tb/weights.sha256"].decode()

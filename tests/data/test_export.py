@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import multiprocessing
 import os
@@ -20,8 +21,9 @@ from torch import nn
 from walk_fakes import RuleGate, SpellingGenerator, spelling_walks
 
 from monai_plan import __version__
-from monai_plan.data import export, export_images, image_export
+from monai_plan.data import export, export_images, folder_lock, image_export
 from monai_plan.data.image_export import encode_png
+from monai_plan.data.image_shards import EncodedImage, ImageShards
 from monai_plan.latent.ledger import ReleaseRecord
 from monai_plan.utils import sha256_of, weights_digest
 
@@ -122,6 +124,7 @@ def test_without_a_gate_verified_points_are_taken_once_each(tmp_path):
     run(tmp_path, walks, gate=None, per_class=4)
     places = {(int(row["path"]), float(row["position"])) for row in rows_of(tmp_path)}
     assert places == {(0, 1), (0, 3), (2, 2), (2, 4), (4, 1), (4, 2), (4, 3), (4, 4)}
+    assert "privacy gate was not at hand" in json.loads((tmp_path / "manifest.json").read_text())["about"][1]
     with pytest.raises(ValueError, match="class '0' has 4 of them for per_class=5"):
         run(tmp_path / "more", walks, gate=None, per_class=5)
     with pytest.raises(ValueError, match="verified with another generator"):
@@ -159,6 +162,7 @@ def test_manifest(tmp_path):
     settings = manifest["settings"]
     assert settings == json.loads((folder / "export.json").read_text())["settings"]
     assert (manifest["schema"], manifest["version"], manifest["images"]) == ("export", 1, 20)
+    assert manifest["about"][1] == "Every image passed the privacy gate before it was written."
     assert manifest["classes"] == {label: {"name": label, "images": 10} for label in ("0", "1")}
     expected = {"per_class": 10, "format": "png", "seed": 3, "shard_size": 8, "image_size": 2, "channels": 1, "k": 12}
     assert {name: settings[name] for name in expected} == expected and settings["monai_plan"] == __version__
@@ -261,7 +265,7 @@ def test_a_killed_export_goes_on(tmp_path, at, monkeypatch):
     child.join(60)
     monkeypatch.undo()
     assert child.exitcode == -signal.SIGKILL
-    shards = sorted(path.name for path in (tmp_path / "given" / "images").iterdir())
+    shards = sorted(path.name.partition("-")[0] for path in (tmp_path / "given" / "images").iterdir())
     assert shards == [f".{(at - 1) // 8:05d}.part", *(f"{shard:05d}" for shard in range((at - 1) // 8))]
     run(tmp_path / "given")
     assert tree(tmp_path / "given") == tree(tmp_path / "whole")
@@ -331,6 +335,128 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path, monkeypa
     with pytest.raises(ValueError, match=r"2 processes were launched.*initialize\('gloo'\)"):
         run(tmp_path / "given")
     assert not (tmp_path / "given").exists()
+
+
+# several runs
+
+
+@pytest.fixture
+def needs_locks():
+    pytest.importorskip("fcntl", reason="this system locks no files")
+
+
+class Meddling(SpellingGenerator):
+    """Calls ``meddle`` at its second batch, in the midst of the first shard."""
+
+    def __init__(self, meddle) -> None:
+        super().__init__()
+        self.meddle = meddle
+
+    def synthesize(self, w, noise="const", rng=None):
+        if self.calls == 1:
+            self.meddle()
+        return super().synthesize(w, noise, rng)
+
+
+def test_a_second_run_is_refused_and_harms_nothing(tmp_path, needs_locks):
+    def second():
+        before = tree(tmp_path / "given")
+        with pytest.raises(ValueError, match="another run is at work in .*given'.*Wait until it has ended"):
+            run(tmp_path / "given")
+        assert tree(tmp_path / "given") == before and any(".part-" in name for name in before)
+
+    run(tmp_path / "whole")
+    run(tmp_path / "given", generator=Meddling(second))
+    assert tree(tmp_path / "given") == tree(tmp_path / "whole")
+
+
+def test_no_run_begins_before_all_processes_have_left(tmp_path, needs_locks):
+    """Process 0 may be through long before the others."""
+    walks, generator = spelling_walks(ALL), SpellingGenerator()
+    export_ = export.ImageExport(walks, generator, Gate(low=2.0, banned=(1,)), tmp_path, 10, shard_size=8, batch_size=3)
+    with export_.begun():
+        other = export_.folder.joined()
+        other.__enter__()
+    with pytest.raises(ValueError, match="another run is at work"):
+        run(tmp_path)
+    with export_.folder.joined():  # a process of the same run
+        pass
+    other.__exit__(None, None, None)
+    run(tmp_path)
+    assert ".lock" not in tree(tmp_path)
+
+
+def test_a_lock_that_a_kill_has_left_is_no_run(tmp_path, needs_locks):
+    run(tmp_path / "whole")
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / ".lock").touch()
+    run(tmp_path / "given")
+    assert tree(tmp_path / "given") == tree(tmp_path / "whole")
+
+
+def test_a_disk_without_locks_is_said(tmp_path, needs_locks, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(folder_lock.fcntl, "flock", flock)
+    run(tmp_path)
+    assert "keeps no locks" in caplog.text and (tmp_path / "manifest.json").is_file()
+
+
+def shards_in(root: Path) -> ImageShards:
+    return ImageShards(root / "images", ".png", 2, 5, 5)
+
+
+def ten_images(meddle):
+    for index in range(10):
+        if index == 5:
+            meddle()
+        yield EncodedImage(index % 2, index, 0.0, b"x" * 100)
+
+
+def test_two_writers_of_one_shard_both_leave_it_whole(tmp_path):
+    """As where an actor was thought lost and is alive; or where the disk keeps no locks."""
+    shards_in(tmp_path).write(0, ten_images(lambda: shards_in(tmp_path).write(0, ten_images(lambda: None))))
+    assert len(list(shards_in(tmp_path).rows(0))) == 10
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["00000"]
+    before = tree(tmp_path)
+    shards_in(tmp_path).tidy()
+    assert tree(tmp_path) == before
+
+
+def test_a_shard_with_too_few_files_never_gets_its_name(tmp_path):
+    def delete():
+        next((tmp_path / "images").rglob("*.png")).unlink()
+
+    with pytest.raises(OSError, match="changed by another program"):
+        shards_in(tmp_path).write(0, ten_images(delete))
+    assert not tree(tmp_path)
+
+
+def test_a_datalist_is_never_shorter_than_the_manifest_says(tmp_path):
+    walks, generator = spelling_walks(ALL), SpellingGenerator()
+    run(tmp_path)
+    (tmp_path / "datalist.json").unlink()
+    index = tmp_path / "images" / "00001" / "index.csv"
+    index.write_text("".join(index.read_text().splitlines(keepends=True)[:-1]))
+    export_ = export.ImageExport(walks, generator, Gate(low=2.0, banned=(1,)), tmp_path, 10, shard_size=8, batch_size=3)
+    with pytest.raises(ValueError, match="lists 7 images instead of 8"):
+        export_.folder.finish()
+    assert not (tmp_path / "datalist.json").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="syncs no folders")
+def test_a_shard_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced, rename = [], Path.rename
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+
+    def renamed(self, target):
+        assert {path.stat().st_ino for path in (self, *self.iterdir())} == {*synced} and len(synced) == 12
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    shards_in(tmp_path).write(0, ten_images(lambda: None))
+    assert synced[-1] == (tmp_path / "images").stat().st_ino
 
 
 # memory
@@ -418,6 +544,8 @@ def test_other_settings_are_refused(tmp_path, options, message, monkeypatch):
         ("patients.csv", "is no export"),
         ("manifest.json", "is no export"),
         ("images/00000/000000000.png", "is no export"),
+        (".datalist.part-x1/notes.txt", "is no export"),
+        (".lock/notes.txt", "is no export"),
     ],
 )
 def test_a_strangers_folder_is_not_touched(tmp_path, name, message, monkeypatch):
@@ -441,7 +569,8 @@ def test_another_programs_settings_are_not_touched(tmp_path, content):
     "name",
     [
         *("notes.txt", "images/notes.txt", "images/00003/000000020.png", "images/00000/notes.txt"),
-        *("images/.00001.part/notes.txt", "images/00000/000000009.png", "images/more/000000000.png"),
+        *(".datalist.part-x1/notes.txt", ".lock/notes.txt"),
+        *("images/.00001.part-x1/notes.txt", "images/00000/000000009.png", "images/more/000000000.png"),
     ],
 )
 def test_a_strangers_file_in_an_export_is_kept(tmp_path, name, monkeypatch):
@@ -468,6 +597,17 @@ def test_a_link_in_a_shards_place_is_not_followed(tmp_path):
     with pytest.raises(ValueError, match="is not of this export"):
         run(tmp_path / "given")
     assert (tmp_path / "elsewhere" / "index.csv").read_text() == "mine"
+
+
+def test_a_link_in_the_images_place_is_not_followed(tmp_path):
+    run(tmp_path / "given")
+    (tmp_path / "given" / "images").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "00000" / "000000000.png").unlink()  # the shard would be made again
+    (tmp_path / "given" / "images").symlink_to(tmp_path / "elsewhere")
+    before = tree(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="images' is not of this export"):
+        run(tmp_path / "given")
+    assert tree(tmp_path / "elsewhere") == before
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path):

@@ -124,15 +124,16 @@ def test_it_goes_on_after_a_kill_and_outlives_a_lost_worker(cluster, made, whole
     given = tmp_path / "given"
     shutil.copytree(whole / "images" / "00001", given / "images" / "00001")
     shutil.copy(whole / "export.json", given)
-    (given / "images" / ".00000.part").mkdir()
-    (given / "images" / ".00000.part" / "000000000.png").write_bytes(b"half")
+    (given / "images" / ".00000.part-killed").mkdir()
+    (given / "images" / ".00000.part-killed" / "000000000.png").write_bytes(b"half")
     marker = tmp_path / "died"
 
     class Mortal(ray_data._ShardWriter):
         def __call__(self, batch):
             if not marker.exists():
                 marker.touch()
-                (given / "images" / ".00000.part").mkdir()
+                (given / "images" / ".00000.part-lost").mkdir()
+                (given / "images" / ".00000.part-lost" / "000000000.png").write_bytes(b"half")
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().__call__(batch)
 
@@ -257,7 +258,7 @@ def test_what_cannot_be_is_refused_at_once(made, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_data, "connected_ray", None)
     monkeypatch.setattr(ray_distances, "connected_ray", None)
     embedder = IdentityEmbedder(1, 8, block_inplanes=(4, 4, 4, 4))
-    good = {"training": torch.ones(2, 8)}
+    good = {"training": torch.eye(8)[:2]}
     with pytest.raises(FileNotFoundError):
         export_images_with_ray(tmp_path / "none", made["generator"], made["gate"], tmp_path / "given", 6)
     with pytest.raises(ValueError, match="'per_class' is 0"):
@@ -272,6 +273,8 @@ def test_what_cannot_be_is_refused_at_once(made, tmp_path, monkeypatch):
         nearest_distances_with_ray(None, torch.nn.Linear(1, 1), good)
     with pytest.raises(ValueError, match=r"'training' are \(2, 7\), and finite embeddings \[N, 8\]"):
         nearest_distances_with_ray(None, embedder, {"training": torch.ones(2, 7)})
+    with pytest.raises(ValueError, match="'training' have lengths from 1 to 1.01 instead of 1"):
+        nearest_distances_with_ray(None, embedder, {"training": torch.diag(torch.tensor([1.0] * 7 + [1.01]))})
     with pytest.raises(ValueError, match="no reference was given"):
         nearest_distances_with_ray(None, embedder, {})
     assert not (tmp_path / "given").exists()
@@ -283,12 +286,14 @@ def test_what_cannot_be_is_refused_at_once(made, tmp_path, monkeypatch):
         (np.zeros((2, 1, 16, 16), np.uint8), r"got torch.uint8 \(1, 16, 16\)"),
         (np.zeros((2, 16, 16), np.float32), r"got torch.float32 \(16, 16\)"),
         (np.full((2, 1, 16, 16), np.nan, np.float32), "images must be finite"),
+        (np.full((2, 1, 16, 16), 127.5, np.float32), r"must lie in \[-1, 1\], got 127.5 .. 127.5"),
+        (np.full((2, 1, 16, 16), -1.01, np.float32), r"must lie in \[-1, 1\], got -1.01 .. -1.01"),
     ],
 )
 def test_images_of_another_kind_are_refused(images, message):
     embedder = IdentityEmbedder(1, 8, block_inplanes=(4, 4, 4, 4))
     finder = ray_distances._NearestFinder(embedder.arguments, None, "cpu")
-    finder.networks = embedder, {"training": torch.ones(2, 8)}
+    finder.networks = embedder, {"training": torch.eye(8)[:2]}
     with pytest.raises(ValueError, match=message):
         finder({"image": images})
 

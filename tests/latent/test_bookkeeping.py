@@ -1,6 +1,9 @@
 """The ledger follows walks, releases and withdrawals, and speaks up when a withdrawn patient comes back."""
 
 import dataclasses
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -68,6 +71,30 @@ def test_unreleased_walks_are_forgotten_and_released_ones_kept(files, tmp_path):
     assert [release.folder for release in ledger.touched("ann").releases] == ["release"]
     record_walks(ledger_file, GROUPING, [walk_file])  # the same once more
     assert len(Ledger.load(ledger_file).walks) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such locks")
+def test_releases_at_the_same_time_are_all_recorded(files, tmp_path, monkeypatch):
+    ledger_file, walk_file = files
+    record_walks(ledger_file, GROUPING, [walk_file])
+    load = Ledger.load
+
+    def load_slowly(path):
+        ledger = load(path)
+        time.sleep(0.02)
+        return ledger
+
+    monkeypatch.setattr(Ledger, "load", load_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        doings = [
+            pool.submit(record_release, ledger_file, walk_file, tmp_path / name, "images", {"0-1.png": "abc"})
+            for name in ("first", "second", "third")
+        ]
+        doings.insert(1, pool.submit(record_walks, ledger_file, GROUPING, [walk_file], withdrawn=["gil"]))
+    assert all(doing.exception() is None for doing in doings)
+    ledger = load(ledger_file)
+    assert {release.folder for release in ledger.releases} == {"first", "second", "third"}
+    assert ledger.withdrawn == ("gil",)
 
 
 def test_a_withdrawal_stays(files):

@@ -19,8 +19,8 @@ from monai_plan.report import (
     closest_pairs,
     print_verdict,
     require_audit,
+    shareable_config,
     write_certificate,
-    write_config,
 )
 from monai_plan.utils import generator_for, sha256_of
 
@@ -29,6 +29,7 @@ PATIENTS = {"training": 24, "validation": 20, "testing": 20}
 FIGURES = {"auroc": 0.8, "auroc_interval_95": None, "recall": [1.0, 0.6], "kappa": 0.6, "calibration_error": 0.1}
 FIGURES |= {"brier": 0.2, "confusion": [[2, 0], [1, 2]], "subgroups": {}}
 ROW = {"accuracy": 0.8, **FIGURES, "per_seed": [{"seed": 0, "accuracy": 0.8, **FIGURES}]}
+CONFIG = shareable_config({"seed": 1, "dataset_dir": "/data", "k": {"at_most": 2}})
 TABLE = {"real": ROW, "plan": {**ROW, "accuracy": 0.7}, "about": {"note": "small"}}
 
 
@@ -120,7 +121,7 @@ def gate():
 
 def audited(found, held, limits=None):
     utility = SimpleNamespace(measure=lambda: (TABLE, {"real": Classifier()}))
-    return audit_release(found, held, limits or {}, utility, pixels, {}, "0" * 64, name="pictures")
+    return audit_release(found, held, limits or {}, utility, pixels, {}, CONFIG, name="pictures")
 
 
 @pytest.fixture(scope="module")
@@ -251,10 +252,13 @@ def test_an_audit_that_could_not_be_finished(change, message):
         require_audit(**{**good, **change})
 
 
-def test_the_config_can_be_checked(tmp_path):
-    digest = write_config({"seed": 1, "dataset_dir": str(tmp_path), "k": {"at_most": 2}}, tmp_path)
-    assert digest == sha256_of(tmp_path / "config.json")
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 1, "k": {"at_most": 2}}
+def test_the_config_can_be_checked(clean, tmp_path):
+    assert json.loads(CONFIG) == {"seed": 1, "k": {"at_most": 2}}  # no place on this machine
+    written = write_certificate(clean, tmp_path, config=CONFIG)
+    assert sha256_of(written["config.json"]) == clean["config_sha256"]
+    with pytest.raises(ValueError, match="config_sha256 is not that of config"):
+        write_certificate(clean, tmp_path / "other", config="{}")
+    assert not list((tmp_path / "other").iterdir())
 
 
 def test_of_many_patients_some_are_drawn():

@@ -102,5 +102,5 @@ def test_a_failure_leaves_the_earlier_certificate_as_it_was(tmp_path):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="--output_dir"):
+    with pytest.raises(OSError, match="Choose another one"):
         write_certificate(passing_record(), tmp_path / "file" / "out")

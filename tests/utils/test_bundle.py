@@ -10,6 +10,7 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from monai_plan.utils import (
+    RunError,
     explain_errors,
     find_bundle_root,
     knows_id,
@@ -114,7 +115,13 @@ def wrapped(cause: BaseException) -> BaseException:
     return cause
 
 
-@pytest.mark.parametrize("cause", [ValueError("seven"), RuntimeError("seven")])
+def run_error() -> RunError:
+    error = RunError("seven")
+    error.__cause__ = OSError("what led to it")
+    return error
+
+
+@pytest.mark.parametrize("cause", [ValueError("seven"), RuntimeError("seven"), run_error()])
 def test_the_root_cause_is_the_last_line(cause, monkeypatch, capsys):
     monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
     explain_errors()
@@ -125,7 +132,7 @@ def test_the_root_cause_is_the_last_line(cause, monkeypatch, capsys):
     shown = capsys.readouterr().err.splitlines()
     assert shown[-2:] == ["RuntimeError: Failed to evaluate", "error: seven"] and shown.count("error: seven") == 1
     sys.excepthook(type(cause), cause, None)
-    assert capsys.readouterr().err.splitlines()[-1] == f"{type(cause).__name__}: seven"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"{type(cause).__name__}: seven")
 
 
 def test_a_cause_below_another_error_stays_there():

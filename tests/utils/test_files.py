@@ -7,12 +7,14 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from monai_plan.utils import atomic_path, require_writable, sha256_of, write_json
+from monai_plan.utils import atomic_path, files, locked, require_writable, sha256_of, write_json
 from monai_plan.utils.files import require_private
 
 posix = pytest.mark.skipif(os.name != "posix", reason="Windows keeps no such permissions")
@@ -122,7 +124,7 @@ def test_require_writable_makes_the_folder_and_leaves_it_empty(tmp_path):
 @pytest.mark.parametrize("below", [".", "deeper", "a/b"])
 def test_a_path_under_a_file_is_refused(tmp_path, below):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OSError, match="cannot write to the folder.*--output_dir") as caught:
+    with pytest.raises(OSError, match="cannot write to the folder.*Choose another one") as caught:
         require_writable(tmp_path / "file" / below)
     assert str(tmp_path / "file") in str(caught.value)
     assert caught.value.errno in (errno.ENOTDIR, errno.EEXIST)
@@ -145,6 +147,29 @@ def test_a_full_disk_is_refused_before_the_work(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="has 10 MiB left and this work needs about 11 MiB") as caught:
         require_writable(tmp_path, free_bytes=11 * 2**20)
     assert caught.value.errno == errno.ENOSPC
+
+
+def add_one(file: Path, pause: float = 0.01) -> None:
+    with locked(file):
+        number = int(file.read_text())
+        time.sleep(pause)
+        file.write_text(str(number + 1))
+
+
+@posix
+def test_of_two_that_change_a_file_one_waits(tmp_path):
+    file = tmp_path / "count"
+    file.write_text("0")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add_one, [file] * 8))
+    assert file.read_text() == "8" and names(tmp_path) == [".count.lock", "count"]
+    assert permissions(tmp_path / ".count.lock") == 0o600
+
+
+def test_windows_has_no_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "has_fcntl", False)
+    with locked(tmp_path / "count"), locked(tmp_path / "count"):
+        assert names(tmp_path) == []
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
