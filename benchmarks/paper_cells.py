@@ -59,8 +59,8 @@ def plain(row: str) -> str:
 
 def is_taught(row: str) -> bool:
     """Whether a row's labels are the teachers'."""
-    ours = row.startswith("plan") and row != "plan_published" or row.endswith("_walk")
     row = row.removesuffix("+long")
+    ours = row.startswith("plan") and row != "plan_published" or row.endswith("_walk")
     return row.endswith("+teacher") or (ours and plain(row) == row)
 
 

@@ -20,7 +20,9 @@ TITLES = {
     "gate_only": "sample + gate",
     "linear": "lines",
     "plan_published": "walk as published",
+    "linear_few": "lines, as few as published",
     "plan": "walk, ours",
+    "plan_few": "walk, ours, as few",
     "plan_amortised": "walk, amortised",
     "k5": "centroids, k = 5",
     "k12": "centroids, k = 12",
@@ -33,7 +35,8 @@ SHOWN = 10
 
 def title(row: str) -> str:
     """A row's name for readers."""
-    for suffix, how in (("+teacher", ", taught"), ("-teacher", ", hard labels"), ("+mixup", ", hard labels, mixup")):
+    kinds = {"+long": ", twice the epochs", "+teacher": ", taught", "-teacher": ", hard labels"}
+    for suffix, how in {**kinds, "+mixup": ", hard labels, mixup"}.items():
         if row.endswith(suffix):
             return title(row.removesuffix(suffix)) + how
     return TITLES.get(row, row)

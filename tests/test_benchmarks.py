@@ -87,6 +87,8 @@ def test_paired_difference_keeps_its_promise(paired):
         ("k5_walk-teacher", "k5_walk", False),
         ("plan+long", "plan", True),
         ("linear+long", "linear", False),
+        ("plan_published+long", "plan_published", False),
+        ("k12_walk+long", "k12_walk", True),
         ("linear+teacher+long", "linear", True),
     ],
 )
