@@ -64,7 +64,9 @@ def test_train_from_another_directory(stage_run):
         assert (job.output / picture).read_bytes()[:4] == b"\x89PNG", picture
     weights = torch.load(job.models / "model.pt", weights_only=True)
     assert all(isinstance(value, torch.Tensor) for value in weights.values())
-    assert sorted(path.name for path in job.models.iterdir()) == sorted([*SHIPPED, "ledger.json", "classes.json"])
+    assert sorted(path.name for path in job.models.iterdir()) == sorted(
+        [*SHIPPED, "ledger.json", ".ledger.json.lock", "classes.json"]
+    )
     assert json.loads((job.models / "classes.json").read_text()) == {"0": "normal", "1": "tuberculosis"}
 
 
