@@ -110,7 +110,7 @@ def test_named_options_of_the_command_line_exist(capsys):
     text = "\n".join((REPOSITORY / document).read_text(encoding="utf-8") for document in DOCUMENTS)
     commands = re.findall(r"^python -m monai_plan (\w+) ((?:[^\n\\]|\\\n)*)", text, flags=re.M)
     shown = {name for name, _ in commands}
-    assert shown == {"audit", "completion", "convert", "datalist", "generate", "ledger", "pack", "pipeline", "release"}
+    assert shown == {"audit", "convert", "datalist", "generate", "ledger", "pipeline", "release"}
     for name, words in commands:
         with pytest.raises(SystemExit):
             main([name, "--help"])

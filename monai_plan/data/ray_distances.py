@@ -56,10 +56,10 @@ def nearest_distances_with_ray(
 
     Args:
         images: a ``ray.data.Dataset`` with ``image``, float [C, H, W] in [-1, 1], e.g. of
-            :func:`~monai_plan.data.ray_data.exported_dataset` or :func:`~monai_plan.data.ray_data.synthetic_dataset`.
+            :func:`~monai_plan.data.exported_dataset` or :func:`~monai_plan.data.synthetic_dataset`.
         embedder: trained; it travels as tensors.
         references: name to embeddings of unit length, float [N, E], N >= 1.
-        actors: see :class:`~monai_plan.data.ray_cluster.RayActors`, also for ``num_gpus``.
+        actors: see :func:`~monai_plan.data.export_images_with_ray`, also for ``num_gpus``.
         batch_size: images embedded at once, >= 1.
 
     Returns:

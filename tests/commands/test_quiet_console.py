@@ -59,6 +59,8 @@ def noisy(monkeypatch, tmp_path):
         return packed
 
     monkeypatch.setattr(exchange, "pack_bundle", pack_bundle)
+    # logging.config.fileConfig, which bundles call, may have switched it off
+    monkeypatch.setattr(logging.getLogger("ignite.engine.engine.Engine"), "disabled", False)
     return name
 
 
