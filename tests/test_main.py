@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -279,10 +281,13 @@ def test_options_reach_the_export(tmp_path, monkeypatch, source_option):
     (tmp_path / "there").mkdir()
     settings = {"per_class": 5, "classes": {}, "format": "png", "image_size": 8, "channels": 1, "seed": 0}
     (tmp_path / "there" / "export.json").write_text(json.dumps({"settings": settings}))
+
+    def run(name, place, overlays, **ids):
+        heard.append((name, place, overlays, ids))
+        return SimpleNamespace(get_parsed_content=ids.get)
+
     for name in ("run_bundle", "run_later"):
-        monkeypatch.setattr(
-            results, name, lambda place, overlays, name=name, **ids: heard.append((name, place, overlays, ids))
-        )
+        monkeypatch.setattr(results, name, partial(run, name))
     monkeypatch.chdir(tmp_path)
     words = ["generate", source_option, "here", "--to", "there", "--per_class", "5", "--format", "dicom", "--seed", "3"]
     assert main([*words, "--shard_size", "50", "--spacing", "0.5", "--set", "generate#batch_size=8"]) == 0

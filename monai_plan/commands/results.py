@@ -195,10 +195,10 @@ def run_generate(arguments: argparse.Namespace) -> Outcome:
         **settings_of(arguments.set),
     }
     if arguments.bundle:
-        text = said_by(run_bundle, arguments.bundle, ("generate",), **overrides)
+        config, text = _run(run_bundle, arguments.bundle, "generate", **overrides)
     else:
-        text = said_by(run_later, arguments.output_dir, ("generate",), **overrides)
-    folder = Path(overrides["generate#folder"]).expanduser().resolve()
+        config, text = _run(run_later, arguments.output_dir, "generate", **overrides)
+    folder = Path(config.get_parsed_content("generate#folder")).expanduser().resolve()
     settings = read_json(folder / SETTINGS)["settings"]  # the manifest is of the process that ends last
     per_class, classes = settings["per_class"], list(settings["classes"].values())
     values = {

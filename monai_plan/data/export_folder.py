@@ -14,7 +14,7 @@ from monai_plan.data.folder_lock import LOCK, held
 from monai_plan.data.image_shards import INDEX, ImageShards
 from monai_plan.utils import atomic_path, require_writable, sha256_of, write_json
 
-__all__ = ["DATALIST", "IMAGES", "ExportFolder"]
+__all__ = ["DATALIST", "IMAGES", "MANIFEST", "SETTINGS", "ExportFolder"]
 
 SCHEMA, VERSION = "export", 1
 SETTINGS, DATALIST, MANIFEST, IMAGES = "export.json", "datalist.json", "manifest.json", "images"

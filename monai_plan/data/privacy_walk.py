@@ -20,7 +20,7 @@ from monai_plan.data.walk_planning import WalkPools
 from monai_plan.data.walk_pool import WalkPool
 from monai_plan.data.walk_rendering import JudgedBatch, WalkRenderer
 from monai_plan.latent.frozen import device_of
-from monai_plan.transforms.pass_gate import ImageGate
+from monai_plan.transforms.pass_gate import ImageGate, require_gate
 from monai_plan.utils import PlanKeys
 
 __all__ = ["PrivacyWalkDataLoader", "PrivacyWalkDataset", "PrivacyWalkSampler"]
@@ -320,8 +320,8 @@ def _check_sources(dataset: Any, generator: Any, gate: Any) -> None:
             f"the generator's latents have {generator.w_dim} dimensions and the walks' {width}; "
             "the walks belong to another generator"
         )
-    if gate is not None and not callable(getattr(gate, "accepts", None)):
-        raise TypeError(f"gate must have accepts(images), got {type(gate).__qualname__}; give a PrivacyGate or None")
+    if gate is not None:
+        require_gate(gate, "give a PrivacyGate or None")
 
 
 def _check_options(

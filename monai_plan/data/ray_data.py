@@ -222,13 +222,13 @@ def _read_shards(batch: Columns, shards: ImageShards) -> Iterator[Columns]:
     for number in batch[SHARD].tolist():
         folder = shards.folder(number)
         rows = (
-            (_pixels(folder / row["file"]), int(row["label"]), int(row["path"]), float(row["position"]))
+            (_signed_image(folder / row["file"]), int(row["label"]), int(row["path"]), float(row["position"]))
             for row in shards.rows(number)
         )
         yield from _in_parts(rows, shards.first(number))
 
 
-def _pixels(path: Path) -> torch.Tensor:
+def _signed_image(path: Path) -> torch.Tensor:
     """What ``monai_plan.data.image_export`` was given, float32 [C, S, S], but for the 8 bits of some formats."""
     if path.suffix == ".nii":
         voxels = torch.from_numpy(nibabel.load(path).get_fdata(dtype=np.float32))

@@ -13,7 +13,7 @@ from torch import nn
 
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.rendering import NOT_FINITE, render_and_judge
-from monai_plan.transforms.pass_gate import ImageGate
+from monai_plan.transforms.pass_gate import ImageGate, require_gate
 from monai_plan.utils import RunError
 
 __all__ = ["PrivacyWalkInferer"]
@@ -39,11 +39,7 @@ class PrivacyWalkInferer(Inferer):
     """
 
     def __init__(self, gate: ImageGate, refused: str = "raise") -> None:
-        if not callable(getattr(gate, "accepts", None)):
-            raise TypeError(
-                f"gate must have accepts(images), got {type(gate).__qualname__}; give a PrivacyGate. For points that "
-                "were verified beforehand there is PrivacyWalkSampler"
-            )
+        require_gate(gate, "give a PrivacyGate. For points that were verified beforehand there is PrivacyWalkSampler")
         if refused not in REFUSED:
             raise ValueError(f"refused must be one of {REFUSED}, got {refused!r}")
         self.gate = gate

@@ -12,7 +12,7 @@ from monai.utils import TransformBackends
 
 from monai_plan.transforms.single_item import signed_batch
 
-__all__ = ["ImageGate", "PassGate", "PassGateD", "PassGateDict", "PassGated"]
+__all__ = ["ImageGate", "PassGate", "PassGateD", "PassGateDict", "PassGated", "require_gate"]
 
 ON_REFUSAL = ("raise", "skip")
 _REFUSED = (
@@ -27,6 +27,20 @@ class ImageGate(Protocol):
 
     def accepts(self, images: torch.Tensor) -> torch.Tensor:
         """float32 [B, C, H, W] in [-1, 1] -> bool [B]."""
+
+
+def require_gate(gate: Any, advice: str) -> None:
+    """Refuse what cannot judge.
+
+    Args:
+        gate: see :class:`ImageGate`.
+        advice: what to give instead, the end of the error.
+
+    Raises:
+        TypeError: there is no ``accepts``.
+    """
+    if not callable(getattr(gate, "accepts", None)):
+        raise TypeError(f"gate must have accepts(images), got {type(gate).__qualname__}; {advice}")
 
 
 class PassGate(Transform):
@@ -64,11 +78,7 @@ class PassGate(Transform):
     backend = [TransformBackends.TORCH, TransformBackends.NUMPY]
 
     def __init__(self, gate: ImageGate, on_refusal: str = "raise") -> None:
-        if not callable(getattr(gate, "accepts", None)):
-            raise TypeError(
-                f"gate must have accepts(images), got {type(gate).__qualname__}; give "
-                "monai_plan.latent.PrivacyGate.load(path)"
-            )
+        require_gate(gate, "give monai_plan.latent.PrivacyGate.load(path)")
         if on_refusal not in ON_REFUSAL:
             raise ValueError(f"on_refusal must be one of {ON_REFUSAL}, got {on_refusal!r}")
         self.gate = gate

@@ -168,6 +168,7 @@ def test_generate(tmp_path, document, monkeypatch):
         (tmp_path / "to").mkdir(exist_ok=True)
         write_json(tmp_path / "to" / "datalist.json", {})
         write_json(tmp_path / "to" / "export.json", {"settings": settings})
+        return {"generate#folder": str(tmp_path / "to")}
 
     faked(monkeypatch, results, "run_bundle", act)
     words = ("generate", "--bundle", "b", "--to", tmp_path / "to", "--per_class", "5", "--format", "dicom")
