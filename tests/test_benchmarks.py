@@ -14,7 +14,7 @@ from monai_plan.latent import AnchorSet
 FOLDER = Path(monai_plan.__file__).resolve().parent.parent / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="not a checkout")
 COMMANDS = ("audit", "gan", "gan_curves", "gan_memorisation", "k_same", "paper_table", "sampler", "walk")
-COMMANDS += ("recipe_search", "walk_tradeoff")
+COMMANDS += ("recipe_search", "reliability", "walk_tradeoff")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
