@@ -35,6 +35,7 @@ def test_all_are_known():
         "paper_rows",
         "plain_style_gan",
         "small_gan",
+        "soak",
     }
     assert {path.stem for path in FOLDER.glob("*.py")} == {*COMMANDS, *others}
 
