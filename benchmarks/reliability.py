@@ -18,7 +18,7 @@ from common import about
 
 from monai_plan.utils import write_json
 
-PARTS = {"kills": "kill_trials", "bad_inputs": "bad_input_trials", "soak": "soak"}
+PARTS = {"kills": "kill_trials", "bad_inputs": "bad_input_trials", "soak": "soak", "load": "load"}
 """Part to the module that measures it: ``measure(quick, folder)`` gives its figures, ``show(figures)`` a table."""
 
 

@@ -29,6 +29,7 @@ def test_all_are_known():
         "common",
         "expectations",
         "image_sets",
+        "load",
         "paired",
         "paper_cells",
         "paper_pictures",

@@ -25,7 +25,14 @@ from monai_plan.latent.frozen import device_of
 from monai_plan.latent.gate import PrivacyGate
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
-from monai_plan.utils import PlanKeys, fingerprint, generator_for, require_counts, weights_digest
+from monai_plan.utils import (
+    PlanKeys,
+    fingerprint,
+    generator_for,
+    require_counts,
+    weights_digest,
+    with_the_others,
+)
 
 __all__ = ["ImageExport", "export_images", "shards_of"]
 
@@ -258,10 +265,12 @@ def _held(export: ImageExport, record: Callable[[dict[str, str]], None] | None) 
     with ExitStack() as stack:
         if idist.get_rank() == 0:
             stack.enter_context(export.begun(record))
-        idist.barrier()
+        with with_the_others():
+            idist.barrier()
         if idist.get_rank() != 0:
             stack.enter_context(export.folder.joined())
-        idist.barrier()  # none leaves before all have joined
+        with with_the_others():
+            idist.barrier()  # none leaves before all have joined
         yield
 
 

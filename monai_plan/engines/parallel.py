@@ -12,6 +12,8 @@ import ignite.distributed as idist
 import torch
 from torch import nn
 
+from monai_plan.utils import with_the_others
+
 __all__ = ["average_gradients", "mean_over_ranks", "share_state"]
 
 
@@ -19,7 +21,8 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor over all processes, in every process."""
     if idist.get_world_size() == 1:
         return value
-    return torch.as_tensor(idist.all_reduce(value.detach().clone())) / idist.get_world_size()
+    with with_the_others():
+        return torch.as_tensor(idist.all_reduce(value.detach().clone())) / idist.get_world_size()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -39,4 +42,5 @@ def share_state(*modules: nn.Module) -> None:
         return
     for module in modules:
         for value in module.state_dict().values():
-            value.copy_(torch.as_tensor(idist.broadcast(value.clone(), src=0)))
+            with with_the_others():
+                value.copy_(torch.as_tensor(idist.broadcast(value.clone(), src=0)))

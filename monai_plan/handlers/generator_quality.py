@@ -18,7 +18,7 @@ from monai.networks.utils import eval_mode
 from monai.utils import optional_import
 
 from monai_plan.handlers.memorisation_watch import MemorisationWatch
-from monai_plan.utils import RunError, atomic_path, generator_for, write_json
+from monai_plan.utils import RunError, atomic_path, generator_for, with_the_others, write_json
 
 __all__ = ["GeneratorQuality", "class_counts"]
 
@@ -157,7 +157,9 @@ class GeneratorQuality:
             return
         self._last_iteration = engine.state.iteration
         stop = float(self._measure(engine)) if idist.get_rank() == 0 else 0.0
-        if idist.broadcast(stop, src=0):
+        with with_the_others():
+            asked_to_stop = idist.broadcast(stop, src=0)
+        if asked_to_stop:
             engine.terminate()
 
     def _measure(self, engine: Engine) -> bool:

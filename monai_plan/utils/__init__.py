@@ -18,6 +18,7 @@ from .half_precision import autocast_dtype, has_half_precision
 from .machine import machine_name
 from .patients import class_of_patient, patient_of
 from .picture import image_grid, save_png
+from .processes import join_processes, with_the_others
 from .pseudonyms import pseudonym, read_or_make_key
 from .seeding import generator_for, uniform_at
 from .tensor_file import load_tensors, save_tensors
