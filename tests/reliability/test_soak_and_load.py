@@ -50,6 +50,13 @@ def test_an_image_that_comes_twice_is_noticed(soak, tmp_path, monkeypatch):
     assert found["repeated_images"] == found["repeated_draws"] == 40 and found["replayed_epochs_equal"]
 
 
+@pytest.mark.parametrize("leak", [0.0, 0.05])
+def test_memory_that_grows_is_told_from_noise(soak, leak):
+    noise = torch.rand(100, generator=torch.Generator().manual_seed(0)) * 6
+    memory = [500 * (epoch > 3) + value + leak * epoch for epoch, value in enumerate(noise.tolist())]
+    assert soak.growth(memory) == pytest.approx(leak * 90, abs=1.5)
+
+
 def test_trainers_share_a_release(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     load = importlib.import_module("load")
