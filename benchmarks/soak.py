@@ -86,7 +86,7 @@ def show(figures: dict[str, Any]) -> str:
     soak = figures["soak"]
     rows = {
         "batches": f"{figures['soak_batches']:,} of {BATCH} images, {soak['image_size']} px, {soak['seconds']:,.0f} s",
-        "growth of memory": f"{figures['soak_growth_mib']:+.2f} MiB; at the end {soak['memory_mib_by_epoch'][-1]:.0f} MiB",
+        "growth of memory": f"{figures['soak_growth_mib']:+.2f} MiB, of {soak['memory_mib_by_epoch'][-1]:.0f} MiB",
         "images that occurred before": f"{soak['repeated_images']} (places, in float32: {soak['repeated_draws']})",
         "two epochs played again": "equal to the bit" if soak["replayed_epochs_equal"] else "NOT equal",
         "emitted without a verdict": f"{soak['emitted_without_verdict']} of {soak['emitted']:,}",
