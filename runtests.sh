@@ -3,9 +3,10 @@
 #
 #     bash runtests.sh
 #
-# A fresh virtual environment in .venv-test gets the pinned versions of constraints.txt; then style, types, directions
-# of imports, and the tests. The last line is pytest's. To run again without installing, or in an environment of your
-# own that has the extra "dev":
+# A fresh virtual environment in .venv-test gets the files of requirements.lock, each checked against its hash, or, on
+# machines that the lock does not cover, the versions of constraints.txt; then style, types, directions of imports, and the
+# tests. The last line is pytest's. To run again without installing, or in an environment of your own that has the extra
+# "dev":
 #
 #     MONAI_PLAN_TEST_PYTHON=.venv-test/bin/python bash runtests.sh
 set -euo pipefail
@@ -24,6 +25,31 @@ find_python() {
     return 1
 }
 
+# whether requirements.lock has a wheel of every package for this interpreter and machine
+lock_covers() {
+    "$1" - <<'PYTHON'
+import platform, sys
+machines = {"Linux": ("x86_64", "aarch64"), "Darwin": ("arm64",), "Windows": ("AMD64",)}
+covered = (
+    platform.python_implementation() == "CPython"
+    and (3, 11, 5) <= sys.version_info < (3, 15)
+    and platform.machine() in machines.get(platform.system(), ())
+    and (platform.system() != "Linux" or platform.libc_ver()[0] == "glibc")
+)
+sys.exit(not covered)
+PYTHON
+}
+
+# no way round a hash that does not match: pip stops, and so does this script
+install_locked() {
+    "$1" -m pip install -q --require-hashes --no-deps --only-binary :all: -r "$2"
+}
+
+# the index's build of torch for Linux loads NVIDIA's libraries even where there is no GPU; PyTorch's CPU build, 2.x+cpu, does not
+needs_cuda_libraries() {
+    "$1" -c 'import sys; from importlib.metadata import version; sys.exit(sys.platform != "linux" or "+" in version("torch"))'
+}
+
 if [ -n "${MONAI_PLAN_TEST_PYTHON:-}" ]; then
     python="$MONAI_PLAN_TEST_PYTHON"
 else
@@ -31,8 +57,18 @@ else
     rm -rf .venv-test
     "$base" -m venv .venv-test
     python=.venv-test/bin/python
-    echo "== install"
-    "$python" -m pip install -q -c constraints.txt -e ".[dev]"
+    if lock_covers "$python"; then
+        echo "== install: files of requirements.lock, by their hashes"
+        install_locked "$python" requirements.lock
+        if needs_cuda_libraries "$python"; then
+            install_locked "$python" requirements-cuda.lock
+        fi
+        "$python" -m pip install -q --no-deps --no-build-isolation -e .
+        "$python" -m pip check  # that the lock is whole: with --no-deps nothing else looks
+    else
+        echo "== install: versions of constraints.txt, without hashes (requirements.lock does not cover this machine)"
+        "$python" -m pip install -q -c constraints.txt -e ".[dev]"
+    fi
 fi
 
 # two test processes of one thread each: several threads beside another busy process are many times slower
