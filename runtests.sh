@@ -40,14 +40,28 @@ sys.exit(not covered)
 PYTHON
 }
 
-# no way round a hash that does not match: pip stops, and so does this script
-install_locked() {
-    "$1" -m pip install -q --require-hashes --no-deps --only-binary :all: -r "$2"
+# whether pip can find PyTorch's CPU build, e.g. by PIP_FIND_LINKS; if not, the index's build is taken, whose hash is
+# checked as well, and which on Linux loads NVIDIA's libraries even where there is no GPU
+finds_cpu_build() {
+    local build
+    build=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-cpu.lock)
+    "$1" -m pip install -q --dry-run --no-deps "$build" >/dev/null 2>&1
 }
 
-# the index's build of torch for Linux loads NVIDIA's libraries even where there is no GPU; PyTorch's CPU build, 2.x+cpu, does not
-needs_cuda_libraries() {
-    "$1" -c 'import sys; from importlib.metadata import version; sys.exit(sys.platform != "linux" or "+" in version("torch"))'
+install_locked() {
+    local python="$1" lock
+    local -a locks=(requirements.lock)
+    if finds_cpu_build "$python"; then
+        locks=(requirements-cpu.lock requirements.lock)
+    elif [ "$(uname -s)" = Linux ]; then
+        locks=(requirements.lock requirements-cuda.lock)
+    fi
+    echo "== install: the files of ${locks[*]}, by their hashes"
+    for lock in "${locks[@]}"; do  # a hash that does not match stops pip, and this script
+        "$python" -m pip install -q --require-hashes --no-deps --only-binary :all: -r "$lock"
+    done
+    "$python" -m pip install -q --no-deps --no-build-isolation -e .
+    "$python" -m pip check  # that the lock is whole: with --no-deps nothing else looks
 }
 
 if [ -n "${MONAI_PLAN_TEST_PYTHON:-}" ]; then
@@ -58,13 +72,7 @@ else
     "$base" -m venv .venv-test
     python=.venv-test/bin/python
     if lock_covers "$python"; then
-        echo "== install: files of requirements.lock, by their hashes"
-        install_locked "$python" requirements.lock
-        if needs_cuda_libraries "$python"; then
-            install_locked "$python" requirements-cuda.lock
-        fi
-        "$python" -m pip install -q --no-deps --no-build-isolation -e .
-        "$python" -m pip check  # that the lock is whole: with --no-deps nothing else looks
+        install_locked "$python"
     else
         echo "== install: versions of constraints.txt, without hashes (requirements.lock does not cover this machine)"
         "$python" -m pip install -q -c constraints.txt -e ".[dev]"

@@ -1,7 +1,7 @@
 """Hold the lock files against a copy of the OSV advisories on PyPI packages, without a network.
 
-The copy is OSV's export of the ecosystem PyPI, a zip of JSON files (or the folder unpacked from it), carried in from outside.
-pip-audit asks a service for every package, and OSV-Scanner, which has an offline mode, is no Python package.
+The copy is OSV's export of the ecosystem PyPI, a zip of JSON files (or the folder unpacked from it), carried in from
+outside. pip-audit asks a service about every package, and OSV-Scanner, which has an offline mode, is no Python package.
 
 python .ci/audit.py all.zip
 """
@@ -87,8 +87,12 @@ def is_affected(version: str, affected: dict[str, Any]) -> bool:
     at = Version(version)
     if any(_equal(listed, at) for listed in affected.get("versions", [])):
         return True
-    ranges = [found["events"] for found in affected.get("ranges", []) if found["type"] != "GIT"]
-    return any(_in_range(at, events) for events in ranges)
+    return any(_in_range(at, events) for events in _ranges(affected))
+
+
+def _ranges(affected: dict[str, Any]) -> list[list[dict[str, str]]]:
+    """The events of each range of versions; those of commits cannot be compared with a version."""
+    return [found["events"] for found in affected.get("ranges", []) if found["type"] != "GIT"]
 
 
 def _equal(listed: str, version: Version) -> bool:
@@ -140,10 +144,7 @@ def audit(pins: dict[str, str], copy: Path) -> tuple[list[Finding], int, str]:
             name = canonicalize_name(package.get("name", ""))
             if package.get("ecosystem") != "PyPI" or name not in pins or not is_affected(pins[name], affected):
                 continue
-            events = [
-                event for found in affected.get("ranges", []) if found["type"] != "GIT" for event in found["events"]
-            ]
-            fixed = tuple(event["fixed"] for event in events if "fixed" in event)
+            fixed = tuple(event["fixed"] for events in _ranges(affected) for event in events if "fixed" in event)
             finding = Finding(name, pins[name], advisory["id"], fixed, advisory.get("summary", ""))
             findings[name, advisory["id"]] = finding
     return [findings[key] for key in sorted(findings)], count, newest

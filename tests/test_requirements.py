@@ -94,9 +94,10 @@ def test_what_builds_the_package_is_locked(locked):
         assert locked[build.name].version in build.specifier
 
 
-def test_the_lock_knows_the_cpu_build_of_its_torch(lock, locked):
-    """Else a machine with that build could not install by hashes."""
-    assert set(lock.TORCH_CPU_BUILDS[locked["torch"].version]) < set(locked["torch"].hashes)
+def test_the_cpu_build_is_of_the_locked_version(lock, locked):
+    """Else pip would replace it by the index's build of several GB."""
+    (cpu_build,) = lock.read_lock(lock.CPU_LOCK).values()
+    assert cpu_build.version == locked["torch"].version + "+cpu"
 
 
 def test_the_libraries_of_gpus_are_in_a_lock_of_their_own(lock, locked):
