@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import monai
 import numpy as np
 import scipy
 import torch
@@ -52,7 +53,7 @@ SAMPLE = 96
 
 def same_on_every_machine() -> dict[str, Any]:
     """Draws, orders, splits and names: integers and text, or real numbers of integer arithmetic alone."""
-    walks = WalkSet.load(BUNDLE / "models/walks_private.safetensors")
+    walks = shipped_walks()
     pool = PrivacyWalkDataset(walks, 64, seed=3).pool
     places = [
         pool.places(range(64), epoch, turn, attempt) for epoch, turn, attempt in [(0, 0, 0), (1, 0, 0), (1, 2, 3)]
@@ -80,20 +81,28 @@ def same_on_every_machine() -> dict[str, Any]:
     }
 
 
+@functools.cache
+def shipped_walks() -> WalkSet:
+    """Of the bundle plan_tb."""
+    return WalkSet.load(BUNDLE / WEIGHTS[1])
+
+
+@functools.cache
 def shipped_generator() -> StyleGenerator:
-    """Of the bundle plan_tb, 64 x 64 pixels."""
+    """The bundle's, 64 x 64 pixels."""
     return StyleGenerator.load(BUNDLE / WEIGHTS[0]).eval()
 
 
+@functools.cache
 def shipped_gate() -> PrivacyGate:
     """The bundle's."""
     return PrivacyGate.load(BUNDLE / WEIGHTS[2])
 
 
-def sampler(batch_size: int = 8, images: int = 16, **options: Any) -> PrivacyWalkSampler:
+def sampler(batch_size: int = 8, images: int = 16, gate: bool = True, **options: Any) -> PrivacyWalkSampler:
     """The bundle's walks, generator and gate, as a data loader."""
-    dataset = PrivacyWalkDataset(WalkSet.load(BUNDLE / WEIGHTS[1]), images, seed=11)
-    return PrivacyWalkSampler(dataset, shipped_generator(), shipped_gate(), batch_size, **options)
+    dataset = PrivacyWalkDataset(shipped_walks(), images, seed=11)
+    return PrivacyWalkSampler(dataset, shipped_generator(), shipped_gate() if gate else None, batch_size, **options)
 
 
 def epoch_of(loader: PrivacyWalkSampler, epoch: int = 1) -> dict[str, torch.Tensor]:
@@ -110,17 +119,17 @@ def sampled_images() -> torch.Tensor:
 
 def emitted_without_gate() -> torch.Tensor:
     """Images of PrivacyWalkSampler without a gate: verified points."""
-    dataset = PrivacyWalkDataset(WalkSet.load(BUNDLE / WEIGHTS[1]), 8, seed=11)
-    return epoch_of(PrivacyWalkSampler(dataset, shipped_generator(), None, 8))["image"]
+    return epoch_of(sampler(images=8, gate=False))["image"]
 
 
 def exported_pixels() -> torch.Tensor:
     """Pixels of the PNG files that `generate` writes, 8 bits."""
     from PIL import Image
 
-    walks = WalkSet.load(BUNDLE / WEIGHTS[1])
     with tempfile.TemporaryDirectory() as folder:
-        export_images(walks, shipped_generator(), shipped_gate(), folder, 4, seed=11, batch_size=4, progress=False)
+        export_images(
+            shipped_walks(), shipped_generator(), shipped_gate(), folder, 4, seed=11, batch_size=4, progress=False
+        )
         files = sorted(Path(folder).rglob("*.png"))
         return torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files])
 
@@ -196,12 +205,15 @@ MEASURED: dict[str, tuple[Callable[[], torch.Tensor], float]] = {
     "images of the sampler without a gate": (emitted_without_gate, 1e-3),
     "pixels of the export": (exported_pixels, 1.0),
     "distances of the gate": (distances_to_training_patients, 1e-3),
-    "planned walks": (lambda: planned_walks().points, 1e-2),
+    "planned walks": (lambda: planned_walks().points, 1e-3),
     "verdicts on planned walks": (lambda: planned_walks().verified, 0.0),
-    "published walk": (published_walk, 1e-2),
-    "inverted latents": (inverted_latents, 1e-2),
+    "published walk": (published_walk, 1e-3),
+    "inverted latents": (inverted_latents, 1e-3),
 }
-"""What is made by floating-point arithmetic, and how far other processors may be from the record."""
+"""What is made by floating-point arithmetic, and how far a sample of it may be from the record on other processors.
+
+Thirty times the largest difference that was found between kernels for AVX-512, AVX2 and none of them (3e-5).
+"""
 
 
 def environment() -> dict[str, Any]:
@@ -212,6 +224,7 @@ def environment() -> dict[str, Any]:
     vectors = sorted(flag for flag in fields.get("flags", "").split() if re.match(r"avx|amx|fma|f16c", flag))
     return {
         "torch": str(torch.__version__),
+        "monai": monai.__version__,
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
