@@ -1,7 +1,7 @@
 """What installing the package asks for: open bounds, known-good pins, and a lock of the same pins with hashes."""
 
 import configparser
-import importlib.util
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -46,12 +46,11 @@ def developing():
 @pytest.fixture(scope="module")
 def lock():
     """The module that makes and reads lock files."""
-    spec = importlib.util.spec_from_file_location("lock", REPOSITORY / ".ci" / "lock.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["lock"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["lock"]
+    sys.path.insert(0, str(REPOSITORY / ".ci"))
+    try:
+        return importlib.import_module("lock_files")
+    finally:
+        sys.path.remove(str(REPOSITORY / ".ci"))
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +75,13 @@ def test_everything_that_is_asked_for_is_pinned(requirements, pins):
 
 
 def test_the_lock_has_the_versions_of_the_constraints(pins, locked):
-    """If not: python .ci/lock.py."""
+    """If not: python .ci/lock_files.py."""
     known = {canonicalize_name(name): version for name, version in pins.items()}
     assert {name: pin.version for name, pin in locked.items()} == {name: known.get(name) for name in locked}
 
 
 def test_the_lock_meets_every_requirement_of_developing(developing, locked):
-    """If not: python .ci/lock.py."""
+    """If not: python .ci/lock_files.py."""
     missing = {str(one) for one in developing if canonicalize_name(one.name) not in locked}
     assert len(developing) > 40 and not missing
     assert not [str(one) for one in developing if locked[canonicalize_name(one.name)].version not in one.specifier]

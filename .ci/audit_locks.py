@@ -3,7 +3,7 @@
 The copy is OSV's export of the ecosystem PyPI, a zip of JSON files (or the folder unpacked from it), carried in from
 outside. pip-audit asks a service about every package, and OSV-Scanner, which has an offline mode, is no Python package.
 
-python .ci/audit.py all.zip
+python .ci/audit_locks.py all.zip
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lock import CUDA_LOCK, LOCK, read_lock
+from lock_files import CUDA_LOCK, LOCK, read_lock
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -50,9 +50,7 @@ def advisories(copy: Path) -> Iterator[dict[str, Any]]:
             advisory = json.loads(text)
             advisory["id"], advisory["modified"]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"'{name}' in '{copy}' is not an OSV advisory ({error!r}); fetch the copy again"
-            ) from error
+            raise ValueError(f"'{name}' in '{copy}' is no OSV advisory ({error!r}); fetch the copy again") from error
         count += 1
         yield advisory
     if not count:

@@ -1,6 +1,6 @@
 """Make the lock files anew, from constraints.txt and the extra "dev" of setup.cfg; and read them.
 
-pip install uv packaging && python .ci/lock.py
+pip install uv packaging && python .ci/lock_files.py
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CUDA_ONLY = re.compile(r"nvidia-|cuda-|triton$")
 """Names of what torch needs on a GPU alone."""
 
 HEADER = """\
-# Made by `python .ci/lock.py` from constraints.txt and the extra "dev" of setup.cfg; do not edit.
+# Made by `python .ci/lock_files.py` from constraints.txt and the extra "dev" of setup.cfg; do not edit.
 #
 # Every file that may be installed, by its SHA-256, for CPython {python} to 3.14 on Linux (x86_64, aarch64), macOS
 # (arm64) and Windows (x86_64); there is a wheel for each of them, and nothing is built from source:
@@ -77,7 +77,7 @@ def read_lock(path: Path) -> dict[str, Pin]:
         if len(exact) != 1 or not hashes or not all(hashes):
             raise ValueError(
                 f"'{path.name}' has an entry without one version and its SHA-256: {entry[:80]!r}. It was edited by "
-                "hand; make it anew: python .ci/lock.py"
+                "hand; make it anew: python .ci/lock_files.py"
             )
         applies = requirement.marker is None or requirement.marker.evaluate()
         pins[canonicalize_name(requirement.name)] = Pin(exact[0], tuple(found[1] for found in hashes), applies)
@@ -113,7 +113,7 @@ def cpu_build(torch: str) -> str:
     if version not in TORCH_CPU_BUILDS:
         sys.exit(
             f"no hash of a CPU build of torch {version} is known: fetch that wheel from PyTorch, run "
-            "`python -m pip hash` on it, and add what it prints to TORCH_CPU_BUILDS in .ci/lock.py"
+            "`python -m pip hash` on it, and add what it prints to TORCH_CPU_BUILDS in .ci/lock_files.py"
         )
     return " \\\n    ".join([f"torch=={version}+cpu", *(f"--hash=sha256:{hex}" for hex in TORCH_CPU_BUILDS[version])])
 
