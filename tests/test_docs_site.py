@@ -26,7 +26,8 @@ from monai_plan.utils import knows_id
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-DOCUMENTS = [*PAGES, REPOSITORY / "README.md", REPOSITORY / "SECURITY.md", *sorted(REPOSITORY.glob("bundles/*/docs/README.md"))]
+ROOT_DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "SECURITY.md"]
+DOCUMENTS = [*PAGES, *ROOT_DOCUMENTS, *sorted(REPOSITORY.glob("bundles/*/docs/README.md"))]
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "object": "data", "embed": "src"}
 LOADING_LINKS = {"stylesheet", "preload", "modulepreload", "icon", "preconnect", "dns-prefetch", "manifest"}
 
