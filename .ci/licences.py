@@ -27,8 +27,11 @@ READ_BY_HAND = {
     "appnope": "BSD-3-Clause",  # macOS alone
     "colorama": "BSD-3-Clause",  # Windows alone
     "docutils": "BSD-2-Clause",  # and public domain; its classifier GPL is of an Emacs file that wheels do not hold
+    "torch": " AND ".join(  # of the CPU build, so that the page is the same whichever build is installed
+        ["Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause", "BSL-1.0", "MIT"]
+    ),
 }
-"""Where the metadata are not at hand, or say less than the licence's text."""
+"""Where the metadata are not at hand, say less than the licence's text, or differ between builds."""
 SPDX = {
     "3-Clause BSD License": "BSD-3-Clause",
     "Apache 2.0": "Apache-2.0",
@@ -114,7 +117,7 @@ def needed_by() -> dict[str, str]:
 
 def rows() -> list[tuple[str, str, str, str]]:
     """Package, version, licence and what needs it, of all that is locked and that this machine can tell of."""
-    users = {**needed_by(), "setuptools": "building"}
+    users = {"setuptools": "building", **needed_by()}
     found = []
     for name, pin in read_lock(LOCK).items():
         if pin.applies_here or name in READ_BY_HAND:
