@@ -3,9 +3,10 @@
 #
 #     bash runtests.sh
 #
-# A fresh virtual environment in .venv-test gets the pinned versions of constraints.txt; then style, types, directions
-# of imports, and the tests. The last line is pytest's. To run again without installing, or in an environment of your
-# own that has the extra "dev":
+# A fresh virtual environment in .venv-test gets the files of requirements.lock, each checked against its hash, or, on
+# machines that the lock does not cover, the versions of constraints.txt; then style, types, directions of imports, and the
+# tests. The last line is pytest's. To run again without installing, or in an environment of your own that has the extra
+# "dev":
 #
 #     MONAI_PLAN_TEST_PYTHON=.venv-test/bin/python bash runtests.sh
 set -euo pipefail
@@ -24,6 +25,45 @@ find_python() {
     return 1
 }
 
+# whether requirements.lock has a wheel of every package for this interpreter and machine
+lock_covers() {
+    "$1" - <<'PYTHON'
+import platform, sys
+machines = {"Linux": ("x86_64", "aarch64"), "Darwin": ("arm64",), "Windows": ("AMD64",)}
+covered = (
+    platform.python_implementation() == "CPython"
+    and (3, 11, 5) <= sys.version_info < (3, 15)
+    and platform.machine() in machines.get(platform.system(), ())
+    and (platform.system() != "Linux" or platform.libc_ver()[0] == "glibc")
+)
+sys.exit(not covered)
+PYTHON
+}
+
+# whether pip can find PyTorch's CPU build, e.g. by PIP_FIND_LINKS; if not, the index's build is taken, whose hash is
+# checked as well, and which on Linux loads NVIDIA's libraries even where there is no GPU
+finds_cpu_build() {
+    local build
+    build=$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements-cpu.lock)
+    "$1" -m pip install -q --dry-run --no-deps "$build" >/dev/null 2>&1
+}
+
+install_locked() {
+    local python="$1" lock
+    local -a locks=(requirements.lock)
+    if finds_cpu_build "$python"; then
+        locks=(requirements-cpu.lock requirements.lock)
+    elif [ "$(uname -s)" = Linux ]; then
+        locks=(requirements.lock requirements-cuda.lock)
+    fi
+    echo "== install: the files of ${locks[*]}, by their hashes"
+    for lock in "${locks[@]}"; do  # a hash that does not match stops pip, and this script
+        "$python" -m pip install -q --require-hashes --no-deps --only-binary :all: -r "$lock"
+    done
+    "$python" -m pip install -q --no-deps --no-build-isolation -e .
+    "$python" -m pip check  # that the lock is whole: with --no-deps nothing else looks
+}
+
 if [ -n "${MONAI_PLAN_TEST_PYTHON:-}" ]; then
     python="$MONAI_PLAN_TEST_PYTHON"
 else
@@ -31,8 +71,12 @@ else
     rm -rf .venv-test
     "$base" -m venv .venv-test
     python=.venv-test/bin/python
-    echo "== install"
-    "$python" -m pip install -q -c constraints.txt -e ".[dev]"
+    if lock_covers "$python"; then
+        install_locked "$python"
+    else
+        echo "== install: versions of constraints.txt, without hashes (requirements.lock does not cover this machine)"
+        "$python" -m pip install -q -c constraints.txt -e ".[dev]"
+    fi
 fi
 
 # two test processes of one thread each: several threads beside another busy process are many times slower

@@ -56,6 +56,7 @@ html_copy_source = False
 PAGES = {
     "README.md": "manual.md",
     "CHANGELOG.md": "changelog.md",
+    "SECURITY.md": "security.md",
     "bundles/plan_tb/docs/README.md": "plan_tb.md",
     "bundles/plan_dr/docs/README.md": "plan_dr.md",
 }

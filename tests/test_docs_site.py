@@ -26,7 +26,8 @@ from monai_plan.utils import knows_id
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-DOCUMENTS = [*PAGES, REPOSITORY / "README.md", *sorted(REPOSITORY.glob("bundles/*/docs/README.md"))]
+ROOT_DOCUMENTS = [REPOSITORY / "README.md", REPOSITORY / "SECURITY.md"]
+DOCUMENTS = [*PAGES, *ROOT_DOCUMENTS, *sorted(REPOSITORY.glob("bundles/*/docs/README.md"))]
 LOADED = {"img": "src", "script": "src", "iframe": "src", "source": "src", "object": "data", "embed": "src"}
 LOADING_LINKS = {"stylesheet", "preload", "modulepreload", "icon", "preconnect", "dns-prefetch", "manifest"}
 
@@ -67,7 +68,7 @@ def site(tmp_path_factory):
     without = shutil.ignore_patterns("_build", "api", "__pycache__", "*.safetensors", "*.pt", "output")
     for name in ("docs", "bundles", "tutorials"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=without)
-    for name in ("README.md", "CHANGELOG.md", "LICENSE"):
+    for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, root / name)
     (root / "monai_plan").symlink_to(REPOSITORY / "monai_plan")
     copied = root / "docs"
