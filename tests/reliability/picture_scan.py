@@ -1,0 +1,192 @@
+"""Finds real images among pictures and tensors: whole, as a cell of a grid, mirrored, turned, or with other contrast."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import torch
+from marker_scan import PNG, parts_of
+from PIL import Image, UnidentifiedImageError
+from safetensors.torch import load as load_safetensors
+
+NEAR = 0.999
+FLAT = 1e-3
+"""Standard deviation below which a picture, in [0, 1], shows nothing."""
+CELLS = 8
+"""A picture's coarse view has so many cells a side."""
+COARSE = 0.98
+STRIP = 32
+JPEG = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True)
+class RealImage:
+    """A real image that was found: where, which one (its row), and how alike."""
+
+    place: str
+    row: int
+    correlation: float
+
+
+class PictureScan:
+    """Looks for real images, in all eight orientations, and counts what it looked at.
+
+    Args:
+        real: float [N, C, S, S], as networks were trained on them.
+        sizes: sides in pixels at which a picture may show one; by default S alone.
+        near: normalised correlation from which on two pictures are the same one.
+
+    Attributes:
+        pictures, tensors: looked at so far.
+    """
+
+    def __init__(self, real: torch.Tensor, sizes: Sequence[int] = (), near: float = NEAR) -> None:
+        grey = real.float().mean(dim=1)
+        turned = [torch.rot90(flipped, k, (1, 2)) for flipped in (grey, grey.flip(2)) for k in range(4)]
+        self.size, self.sizes, self.near = real.shape[-1], sizes or (real.shape[-1],), near
+        self.count, self.pictures, self.tensors = len(real), 0, 0
+        self._whole = _normed(torch.cat(turned).flatten(1))
+        coarse = torch.nn.functional.adaptive_avg_pool2d(torch.cat(turned)[:, None], CELLS)
+        self._coarse = _normed(coarse.flatten(1))
+
+    def of_file(self, path: Path, place: str = "") -> list[RealImage]:
+        """Real images in a file: pictures of any format, also within archives and pages, and tensors."""
+        return self.of(path.read_bytes(), place or path.name)
+
+    def of(self, content: bytes, place: str) -> list[RealImage]:
+        """Real images in the bytes of a file."""
+        found: list[RealImage] = []
+        for where, part in parts_of(content, place):
+            for name, picture in _pictures(part):
+                self.pictures += 1
+                found += self.in_picture(picture, f"{where} {name}")
+            for name, tensor in _tensors(part):
+                self.tensors += 1
+                found += self.in_tensor(tensor, f"{where} {name}")
+        return found
+
+    def in_picture(self, picture: np.ndarray, place: str) -> list[RealImage]:
+        """Real images anywhere in a picture [H, W] or [H, W, C]."""
+        grey = torch.as_tensor(np.ascontiguousarray(picture)).float()
+        grey = grey.mean(dim=2) if grey.ndim == 3 else grey
+        grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp_min(1e-9)
+        best: dict[int, RealImage] = {}
+        for size in self.sizes:
+            scaled = _scaled(grey, self.size / size)
+            for top, left in self._like_a_real_one(scaled):
+                shown = scaled[None, top : top + self.size, left : left + self.size]
+                for found in self.in_tensor(shown, f"{place} at {left}, {top} of {scaled.shape[1]} x {len(scaled)}"):
+                    if found.row not in best or found.correlation > best[found.row].correlation:
+                        best[found.row] = found
+        return list(best.values())
+
+    def in_tensor(self, tensor: torch.Tensor, place: str) -> list[RealImage]:
+        """Real images among a tensor's: those of its last two sides, or of its rows."""
+        pixels = self.size**2
+        tensor = tensor.detach().float()
+        if tensor.shape[-2:] == (self.size, self.size):
+            images = [tensor.reshape(-1, pixels)]
+            if tensor.ndim > 2 and tensor.shape[-3] == 3:
+                images.append(tensor.mean(dim=-3).reshape(-1, pixels))
+        elif tensor.ndim and tensor.shape[-1] in (pixels, 3 * pixels):
+            rows = tensor.reshape(-1, tensor.shape[-1] // pixels, pixels)
+            images = [rows.reshape(-1, pixels), rows.mean(dim=1), tensor.reshape(-1, pixels, rows.shape[1]).mean(dim=2)]
+        else:
+            return []
+        found = []
+        for rows in images:
+            alike, which = (_normed(rows) @ self._whole.T).abs().max(dim=1)
+            found += [
+                RealImage(place, int(which[row]) % self.count, round(float(alike[row]), 5))
+                for row in (alike >= self.near).nonzero().flatten().tolist()
+            ]
+        return found
+
+    def _like_a_real_one(self, grey: torch.Tensor) -> list[tuple[int, int]]:
+        """Top and left of the windows whose coarse view is that of a real image."""
+        side, found = self.size // CELLS, []
+        if min(grey.shape) < self.size:
+            return []
+        columns = grey.shape[1] - self.size + 1
+        for first in range(0, len(grey) - self.size + 1, STRIP):  # memory for a strip of windows
+            strip = grey[None, first : first + STRIP + self.size - 1]
+            cells = torch.nn.functional.avg_pool2d(strip, side, stride=1)[0]
+            rows = strip.shape[1] - self.size + 1
+            starts = [(top * side, left * side) for top in range(CELLS) for left in range(CELLS)]
+            views = torch.stack([cells[top : top + rows, left : left + columns].flatten() for top, left in starts])
+            centred = views - views.mean(dim=0)
+            length = centred.square().sum(dim=0).sqrt()
+            shows = (length > CELLS * FLAT).nonzero().flatten()
+            alike = (self._coarse @ centred[:, shows]).abs().amax(dim=0)
+            places = shows[alike >= COARSE * length[shows]].tolist()
+            found += [(first + place // columns, place % columns) for place in places]
+        return found
+
+
+def _normed(rows: torch.Tensor) -> torch.Tensor:
+    """Rows with mean 0 and length 1; those that show nothing are 0."""
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    flat = centred.square().mean(dim=1, keepdim=True).sqrt() < FLAT
+    return torch.where(flat, 0.0, torch.nn.functional.normalize(centred, dim=1))
+
+
+def _scaled(grey: torch.Tensor, factor: float) -> torch.Tensor:
+    if factor == 1:
+        return grey
+    size = [max(1, round(side * factor)) for side in grey.shape]
+    return torch.nn.functional.interpolate(grey[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
+
+
+def _pictures(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
+    """Every PNG and JPEG that begins anywhere in the bytes, and a DICOM or NIfTI file that they are."""
+    for kind, magic in (("PNG", PNG), ("JPEG", JPEG)):
+        at = content.find(magic)
+        while at >= 0:
+            try:
+                with Image.open(io.BytesIO(content[at:]), formats=(kind,)) as picture:
+                    mode = "L" if picture.mode in ("1", "L", "P") and picture.mode != "P" else "RGB"
+                    yield f"{kind} at {at}", np.asarray(picture.convert(mode))
+            except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+                pass
+            at = content.find(magic, at + 1)
+    if content[128:132] == b"DICM":
+        pixels = pydicom.dcmread(io.BytesIO(content)).pixel_array
+        yield "DICOM", pixels
+    if content[344:348] in (b"n+1\x00", b"ni1\x00"):
+        yield "NIfTI", np.asarray(nibabel.Nifti1Image.from_bytes(content).dataobj).squeeze()
+
+
+def _tensors(content: bytes) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a file of torch, safetensors or NumPy."""
+    loaded: Any = None
+    if content[:2] == b"PK":
+        try:
+            loaded = torch.load(io.BytesIO(content), weights_only=True)
+        except Exception:  # another archive; its members are looked at one by one
+            return
+    elif content[8:9] == b"{":
+        try:
+            loaded = load_safetensors(content)
+        except Exception:  # begins so by chance
+            return
+    elif content[:6] == b"\x93NUMPY":
+        loaded = {"": torch.as_tensor(np.load(io.BytesIO(content), allow_pickle=False))}
+    yield from _leaves(loaded, "")
+
+
+def _leaves(content: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(content, torch.Tensor):
+        yield name, content
+    elif isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _leaves(value, f"{name}/{key}")
+    elif isinstance(content, list | tuple):
+        for number, value in enumerate(content):
+            yield from _leaves(value, f"{name}/{number}")
