@@ -121,16 +121,17 @@ def _write_jpeg(path: Path, pixels: np.ndarray, mark: Callable[..., str]) -> Non
     Image.fromarray(pixels).save(path, quality=95, exif=exif, comment=mark(HEADER, "JPEG comment"))
 
 
+@pydicom.config.disable_value_validation()
 def _write_dicom(path: Path, pixels: np.ndarray, mark: Callable[..., str]) -> None:
     header = pydicom.Dataset()
     header.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
     header.SOPInstanceUID = mark(HEADER, "DICOM SOPInstanceUID", "1.2.826.{}", digits=True)
-    header.StudyInstanceUID = mark(HEADER, "DICOM StudyInstanceUID", "1.2.826.{}", digits=True)
+    # with a leading zero no valid UID: readers warn of such a one, and name it
+    header.StudyInstanceUID = mark(HEADER, "DICOM StudyInstanceUID", "1.2.826.0{}", digits=True)
     for name in ("PatientName", "PatientID", "InstitutionName", "ReferringPhysicianName", "PatientComments"):
         setattr(header, name, mark(HEADER, f"DICOM {name}", "Roe^{}"))
     for name in ("AccessionNumber", "StudyID"):
         setattr(header, name, mark(HEADER, f"DICOM {name}"))
-    header.StudyDate = "2024-13-45 " + mark(HEADER, "DICOM StudyDate, no date")  # readers warn of it, with the value
     private = header.private_block(0x0011, "MARKED", create=True)
     private.add_new(1, "LO", mark(HEADER, "DICOM private element"))
     item = pydicom.Dataset()

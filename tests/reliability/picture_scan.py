@@ -19,10 +19,11 @@ from safetensors.torch import load as load_safetensors
 NEAR = 0.999
 FLAT = 1e-3
 """Standard deviation below which a picture, in [0, 1], shows nothing."""
-CELLS = 8
+CELLS = 4
 """A picture's coarse view has so many cells a side."""
 COARSE = 0.98
 STRIP = 32
+AT_ONCE = 256
 JPEG = b"\xff\xd8\xff"
 
 
@@ -74,17 +75,21 @@ class PictureScan:
 
     def in_picture(self, picture: np.ndarray, place: str) -> list[RealImage]:
         """Real images anywhere in a picture [H, W] or [H, W, C]."""
-        grey = torch.as_tensor(np.ascontiguousarray(picture)).float()
+        grey = torch.from_numpy(np.array(picture, np.float32))
         grey = grey.mean(dim=2) if grey.ndim == 3 else grey
         grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp_min(1e-9)
         best: dict[int, RealImage] = {}
         for size in self.sizes:
             scaled = _scaled(grey, self.size / size)
-            for top, left in self._like_a_real_one(scaled):
-                shown = scaled[None, top : top + self.size, left : left + self.size]
-                for found in self.in_tensor(shown, f"{place} at {left}, {top} of {scaled.shape[1]} x {len(scaled)}"):
-                    if found.row not in best or found.correlation > best[found.row].correlation:
-                        best[found.row] = found
+            places = self._like_a_real_one(scaled)
+            for first in range(0, len(places), AT_ONCE):
+                some = places[first : first + AT_ONCE]
+                shown = [scaled[top : top + self.size, left : left + self.size] for top, left in some]
+                for window, row, correlation in self._alike(torch.stack(shown).flatten(1)):
+                    top, left = some[window]
+                    where = f"{place} at {left}, {top} of {scaled.shape[1]} x {len(scaled)}"
+                    if row not in best or correlation > best[row].correlation:
+                        best[row] = RealImage(where, row, correlation)
         return list(best.values())
 
     def in_tensor(self, tensor: torch.Tensor, place: str) -> list[RealImage]:
@@ -100,14 +105,13 @@ class PictureScan:
             images = [rows.reshape(-1, pixels), rows.mean(dim=1), tensor.reshape(-1, pixels, rows.shape[1]).mean(dim=2)]
         else:
             return []
-        found = []
-        for rows in images:
-            alike, which = (_normed(rows) @ self._whole.T).abs().max(dim=1)
-            found += [
-                RealImage(place, int(which[row]) % self.count, round(float(alike[row]), 5))
-                for row in (alike >= self.near).nonzero().flatten().tolist()
-            ]
-        return found
+        return [RealImage(place, row, alike) for rows in images for _, row, alike in self._alike(rows)]
+
+    def _alike(self, rows: torch.Tensor) -> list[tuple[int, int, float]]:
+        """Of rows [n, S * S] those that are a real image: their number, the real image's, and how alike."""
+        alike, which = (_normed(rows) @ self._whole.T).abs().max(dim=1)
+        found = (alike >= self.near).nonzero().flatten().tolist()
+        return [(row, int(which[row]) % self.count, round(float(alike[row]), 5)) for row in found]
 
     def _like_a_real_one(self, grey: torch.Tensor) -> list[tuple[int, int]]:
         """Top and left of the windows whose coarse view is that of a real image."""
@@ -156,11 +160,23 @@ def _pictures(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
             except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
                 pass
             at = content.find(magic, at + 1)
-    if content[128:132] == b"DICM":
-        pixels = pydicom.dcmread(io.BytesIO(content)).pixel_array
-        yield "DICOM", pixels
-    if content[344:348] in (b"n+1\x00", b"ni1\x00"):
-        yield "NIfTI", np.asarray(nibabel.Nifti1Image.from_bytes(content).dataobj).squeeze()
+    for kind, begins, read in (
+        ("DICOM", content[128:132] == b"DICM", _dicom_pixels),
+        ("NIfTI", content[344:348] == b"n+1\x00", _nifti_pixels),
+    ):
+        if begins:
+            try:
+                yield kind, read(content)
+            except (OSError, ValueError, AttributeError):  # the bytes of one, with some of them taken for escapes
+                pass
+
+
+def _dicom_pixels(content: bytes) -> np.ndarray:
+    return pydicom.dcmread(io.BytesIO(content)).pixel_array
+
+
+def _nifti_pixels(content: bytes) -> np.ndarray:
+    return np.asarray(nibabel.Nifti1Image.from_bytes(content).dataobj).squeeze()
 
 
 def _tensors(content: bytes) -> Iterator[tuple[str, torch.Tensor]]:
