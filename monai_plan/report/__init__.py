@@ -11,8 +11,8 @@ from .closest_pairs import closest_pairs
 from .figures import write_sample_grids, write_walk_figure
 from .html import certificate_html
 from .inversion_report import inversion_gap, write_inversion_report
-from .render import fill_template
 from .release_audit import audit_of_release
+from .render import fill_template
 from .signature import load_signing_key, verify_signature
 from .utility_table import UtilityTable, utility_table_text
 from .verdicts import missing_tests, overall_verdict, verdict_of

@@ -1,4 +1,4 @@
-"""What a release can say of its audit: whether a certificate is of the very files that it is made from, and its verdict."""
+"""What a release can say of its audit: whether a certificate is of the very files it is made from, and its verdict."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def audit_of_release(
 
     Args:
         certificate: where the audit writes ``certificate.json``; there need not be one.
-        files: role to path of what the release is made from, with the roles of :func:`~monai_plan.report.audit_release`:
-            ``generator`` and ``walks``.
+        files: role to path of what the release is made from; the roles are those of
+            :func:`~monai_plan.report.audit_release`, ``generator`` and ``walks``.
         mode: of the release, "walks" or "images".
 
     Returns:

@@ -1,4 +1,4 @@
-"""A hospital's folder in which every name, number and header carries a marker of its own, so that a find names its source."""
+"""A hospital's folder in which every name, number and header carries a marker of its own, which names its source."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Finds real images among pictures and tensors: whole, as a cell of a grid, mirrored, turned, or with other contrast."""
+"""Finds real images among pictures and tensors: whole, as a cell of a grid, mirrored, turned, in other contrast."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ from safetensors.torch import load as load_safetensors
 NEAR = 0.999
 FLAT = 1e-3
 """Standard deviation below which a picture, in [0, 1], shows nothing."""
-CELLS = 4
-"""A picture's coarse view has so many cells a side."""
-COARSE = 0.98
+COARSE = 0.96
 STRIP = 32
 AT_ONCE = 256
 JPEG = b"\xff\xd8\xff"
@@ -41,20 +40,22 @@ class PictureScan:
 
     Args:
         real: float [N, C, S, S], as networks were trained on them.
-        sizes: sides in pixels at which a picture may show one; by default S alone.
         near: normalised correlation from which on two pictures are the same one.
+        cells: cells a side of the coarse view by which places are chosen; more take longer, and choose fewer.
+        step: pixels from one place to the next in that view; round a chosen one all are looked at.
 
     Attributes:
         pictures, tensors: looked at so far.
     """
 
-    def __init__(self, real: torch.Tensor, sizes: Sequence[int] = (), near: float = NEAR) -> None:
+    def __init__(self, real: torch.Tensor, near: float = NEAR, cells: int = 4, step: int = 1) -> None:
         grey = real.float().mean(dim=1)
         turned = [torch.rot90(flipped, k, (1, 2)) for flipped in (grey, grey.flip(2)) for k in range(4)]
-        self.size, self.sizes, self.near = real.shape[-1], sizes or (real.shape[-1],), near
+        self.size, self.near, self.cells, self.step = real.shape[-1], near, cells, step
         self.count, self.pictures, self.tensors = len(real), 0, 0
         self._whole = _normed(torch.cat(turned).flatten(1))
-        coarse = torch.nn.functional.adaptive_avg_pool2d(torch.cat(turned)[:, None], CELLS)
+        seen = self.size // cells * cells
+        coarse = torch.nn.functional.adaptive_avg_pool2d(torch.cat(turned)[:, None, :seen, :seen], cells)
         self._coarse = _normed(coarse.flatten(1))
 
     def of_file(self, path: Path, place: str = "") -> list[RealImage]:
@@ -79,17 +80,14 @@ class PictureScan:
         grey = grey.mean(dim=2) if grey.ndim == 3 else grey
         grey = (grey - grey.min()) / (grey.max() - grey.min()).clamp_min(1e-9)
         best: dict[int, RealImage] = {}
-        for size in self.sizes:
-            scaled = _scaled(grey, self.size / size)
-            places = self._like_a_real_one(scaled)
-            for first in range(0, len(places), AT_ONCE):
-                some = places[first : first + AT_ONCE]
-                shown = [scaled[top : top + self.size, left : left + self.size] for top, left in some]
-                for window, row, correlation in self._alike(torch.stack(shown).flatten(1)):
-                    top, left = some[window]
-                    where = f"{place} at {left}, {top} of {scaled.shape[1]} x {len(scaled)}"
-                    if row not in best or correlation > best[row].correlation:
-                        best[row] = RealImage(where, row, correlation)
+        places = self._like_a_real_one(grey)
+        for first in range(0, len(places), AT_ONCE):
+            some = places[first : first + AT_ONCE]
+            shown = [grey[top : top + self.size, left : left + self.size].flatten() for top, left in some]
+            for window, row, correlation in self._alike(torch.stack(shown)):
+                top, left = some[window]
+                if row not in best or correlation > best[row].correlation:
+                    best[row] = RealImage(f"{place} at {left}, {top}", row, correlation)
         return list(best.values())
 
     def in_tensor(self, tensor: torch.Tensor, place: str) -> list[RealImage]:
@@ -115,23 +113,31 @@ class PictureScan:
 
     def _like_a_real_one(self, grey: torch.Tensor) -> list[tuple[int, int]]:
         """Top and left of the windows whose coarse view is that of a real image."""
-        side, found = self.size // CELLS, []
         if min(grey.shape) < self.size:
             return []
-        columns = grey.shape[1] - self.size + 1
-        for first in range(0, len(grey) - self.size + 1, STRIP):  # memory for a strip of windows
-            strip = grey[None, first : first + STRIP + self.size - 1]
-            cells = torch.nn.functional.avg_pool2d(strip, side, stride=1)[0]
-            rows = strip.shape[1] - self.size + 1
-            starts = [(top * side, left * side) for top in range(CELLS) for left in range(CELLS)]
-            views = torch.stack([cells[top : top + rows, left : left + columns].flatten() for top, left in starts])
+        side, lasts = self.size // self.cells, [extent - self.size for extent in grey.shape]
+        starts = [(top * side, left * side) for top in range(self.cells) for left in range(self.cells)]
+        chosen: set[tuple[int, int]] = set()
+        for first in range(0, lasts[0] + 1, STRIP * self.step):  # memory for a strip of windows
+            last = min(first + STRIP * self.step - 1, lasts[0])
+            strip = grey[None, first : last + self.size]
+            means = torch.nn.functional.avg_pool2d(strip, side, stride=1)[0]
+            rows, columns = range(0, last - first + 1, self.step), range(0, lasts[1] + 1, self.step)
+            views = torch.stack(
+                [
+                    means[top : top + last - first + 1 : self.step, left : left + lasts[1] + 1 : self.step].flatten()
+                    for top, left in starts
+                ]
+            )
             centred = views - views.mean(dim=0)
             length = centred.square().sum(dim=0).sqrt()
-            shows = (length > CELLS * FLAT).nonzero().flatten()
+            shows = (length > self.cells * FLAT).nonzero().flatten()
             alike = (self._coarse @ centred[:, shows]).abs().amax(dim=0)
-            places = shows[alike >= COARSE * length[shows]].tolist()
-            found += [(first + place // columns, place % columns) for place in places]
-        return found
+            for place in shows[alike >= COARSE * length[shows]].tolist():
+                chosen.add((first + rows[place // len(columns)], columns[place % len(columns)]))
+        near = range(-(self.step // 2), self.step // 2 + 1)
+        around = {(top + down, left + right) for top, left in chosen for down in near for right in near}
+        return sorted((top, left) for top, left in around if 0 <= top <= lasts[0] and 0 <= left <= lasts[1])
 
 
 def _normed(rows: torch.Tensor) -> torch.Tensor:
@@ -139,13 +145,6 @@ def _normed(rows: torch.Tensor) -> torch.Tensor:
     centred = rows - rows.mean(dim=1, keepdim=True)
     flat = centred.square().mean(dim=1, keepdim=True).sqrt() < FLAT
     return torch.where(flat, 0.0, torch.nn.functional.normalize(centred, dim=1))
-
-
-def _scaled(grey: torch.Tensor, factor: float) -> torch.Tensor:
-    if factor == 1:
-        return grey
-    size = [max(1, round(side * factor)) for side in grey.shape]
-    return torch.nn.functional.interpolate(grey[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
 
 
 def _pictures(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
@@ -165,10 +164,8 @@ def _pictures(content: bytes) -> Iterator[tuple[str, np.ndarray]]:
         ("NIfTI", content[344:348] == b"n+1\x00", _nifti_pixels),
     ):
         if begins:
-            try:
+            with suppress(OSError, ValueError, AttributeError):  # the bytes of one, some of them taken for escapes
                 yield kind, read(content)
-            except (OSError, ValueError, AttributeError):  # the bytes of one, with some of them taken for escapes
-                pass
 
 
 def _dicom_pixels(content: bytes) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Nothing of a patient leaves by accident: a run on marked images, and every byte that it leaves or says looked through."""
+"""Nothing of a patient leaves by accident: a run on marked images, and every byte of it looked through."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
+import monai.bundle
 import pytest
 import torch
 from conftest import BUNDLE, TINY, tiny_pipeline
-
-for package in ("PIL", "nibabel", "pydicom", "tensorboard"):
-    pytest.importorskip(package)
-
-import monai.bundle
 from marked_images import COLUMN, DATA_SET, FILE, FOLDER, HEADER, PATIENT, MarkedFolder, write_marked_folder
 from marker_scan import Hit, MarkerScan
 from picture_scan import PictureScan
@@ -161,7 +157,7 @@ def test_the_policy_allows_no_more_than_is_there(run, rule):
     assert there == rule.kinds, rule.why
 
 
-def test_the_run_left_everything_that_is_to_be_scanned(run):
+def test_the_run_left_everything_that_is_to_be_scanned(run, record_property):
     files = set(run.found)
     for pattern in (
         "output/private/train_gan/tensorboard/events.*",
@@ -182,6 +178,7 @@ def test_the_run_left_everything_that_is_to_be_scanned(run):
         assert any(fnmatchcase(name, pattern) for name in files), pattern
     assert {marker.kind for marker in run.marked.markers} == {FILE, FOLDER, PATIENT, HEADER, COLUMN, DATA_SET}
     assert run.scan.files == len(files) and run.scan.bytes > 1e6
+    record_property("scanned", f"{len(run.marked.markers)} markers, {run.scan.files} files, {run.scan.bytes} bytes")
 
 
 def test_tensorboard_holds_curves_alone(run):
@@ -195,12 +192,13 @@ def test_an_answer_about_a_patient_names_no_other(run):
     assert len({hit.marker for hit in run.found[name]}) == 1
 
 
-def test_no_real_image_is_shown_or_kept_anywhere(run):
+def test_no_real_image_is_shown_or_kept_anywhere(run, record_property):
     scan, left = PictureScan(run.real), []
     for name in run.found:
         left += scan.of_file(run.folder / name, name)
     assert not left
     assert scan.pictures > 30 and scan.tensors > 300
+    record_property("scanned", f"{scan.pictures} pictures, {scan.tensors} tensors")
 
 
 def test_a_certificate_with_real_images_has_them_and_the_scan_sees_it(run, tmp_path):
@@ -324,7 +322,11 @@ def test_messages_name_images_and_no_patients(marked, tmp_path, fault, as_json):
 
 @pytest.mark.parametrize(
     ("spoil", "word"),
-    [(cut(".png"), "cannot be decoded"), (in_two_splits, "is in training and in testing"), (without_an_image, "do not exist")],
+    [
+        (cut(".png"), "cannot be decoded"),
+        (in_two_splits, "is in training and in testing"),
+        (without_an_image, "do not exist"),
+    ],
 )
 def test_messages_of_the_pipeline(marked, tmp_path, spoil, word):
     spoil(marked)

@@ -113,7 +113,10 @@ def test_no_command_opens_a_connection_or_starts_a_program(radiographs, tmp_path
         ("import socket\ntry: socket.create_connection(('127.0.0.1', 1), 0.1)\nexcept OSError: pass", "socket.connect"),
         ("import subprocess, sys; subprocess.run([sys.executable, '-c', ''])", "subprocess.Popen"),
         ("import os; os.system('true')", "os.system"),
-        ("import urllib.request\ntry: urllib.request.urlopen('http://127.0.0.1:1')\nexcept OSError: pass", "urllib.Request"),
+        (
+            "import urllib.request\ntry: urllib.request.urlopen('http://127.0.0.1:1')\nexcept OSError: pass",
+            "urllib.Request",
+        ),
         ("import os; os.posix_spawn('/bin/true', ['true'], {})", "os.posix_spawn"),
     ],
 )
@@ -140,7 +143,18 @@ CALLS = {
     "webbrowser.open": "network",
     "torch.hub.load": "network, and runs what it fetched",
 }
-MODULES = ("subprocess", "socket", "urllib.request", "http.client", "requests", "httpx", "ftplib", "smtplib", "pty", "webbrowser")
+MODULES = (
+    "subprocess",
+    "socket",
+    "urllib.request",
+    "http.client",
+    "requests",
+    "httpx",
+    "ftplib",
+    "smtplib",
+    "pty",
+    "webbrowser",
+)
 ASKED = {"monai_plan/metrics/image_features.py": "torchvision's weights, where the user wrote download=True"}
 """Files that may call ``torch.hub``, and why."""
 
