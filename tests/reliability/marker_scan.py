@@ -21,6 +21,7 @@ import numpy as np
 from marked_images import Marker
 
 KEY_BYTES = 8
+TABLE_BITS = 22
 DEEPEST = 6
 """Containers within containers that are looked into."""
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -62,6 +63,8 @@ class MarkerScan:
             for form, needle in _forms(marker):
                 self._needles[int.from_bytes(needle[:KEY_BYTES], "little")].append((needle, form, marker))
         self._keys = np.array(sorted(self._needles), dtype="<u8")
+        self._may_be_one = np.zeros(2**TABLE_BITS, bool)
+        self._may_be_one[_place_in_table(self._keys)] = True
 
     def files_of(self, folder: Path) -> dict[str, list[Hit]]:
         """Every file below a folder, hidden ones too -> what was found in it, or in its path below the folder."""
@@ -87,12 +90,18 @@ class MarkerScan:
         for text in (content,) if lowered == content else (content, lowered):
             for start in range(min(KEY_BYTES, len(text) - KEY_BYTES + 1)):
                 windows = np.frombuffer(text, "<u8", count=(len(text) - start) // KEY_BYTES, offset=start)
-                places = np.searchsorted(self._keys, windows).clip(max=len(self._keys) - 1)
-                for row in np.flatnonzero(self._keys[places] == windows).tolist():
+                rows = np.flatnonzero(self._may_be_one[_place_in_table(windows)])
+                places = np.searchsorted(self._keys, windows[rows]).clip(max=len(self._keys) - 1)
+                for row in rows[self._keys[places] == windows[rows]].tolist():
                     at = start + KEY_BYTES * row
                     for needle, form, marker in self._needles[int(windows[row])]:
                         if text.startswith(needle, at):
                             yield form, marker
+
+
+def _place_in_table(keys: np.ndarray) -> np.ndarray:
+    """Multiplicative hashing: few of the many windows of a file share a place with a key."""
+    return (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - TABLE_BITS)
 
 
 def _forms(marker: Marker) -> Iterator[tuple[str, bytes]]:
