@@ -246,13 +246,18 @@ def pipeline_words(radiographs, tmp_path):
     """A function: further ``ID=VALUE`` -> the words after ``python -m monai_plan`` for a tiny pipeline."""
 
     def make(*pairs: str, dataset_dir: Path = radiographs, output_dir: Path = tmp_path / "output") -> list[str]:
-        settings = {name: value for name, value in TINY.items() if name != "phantoms"}
-        for stage in STAGES:
-            settings.update(TINY_STAGE.get(stage.name, {}))
-        settings |= {"gan#batch_size": 8, "false_rejection": 0.25}
-        given = {pair.partition("=")[0] for pair in pairs}
-        words = [f"{name}={json.dumps(value)}" for name, value in settings.items() if name not in given]
-        folders = ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir)]
-        return ["pipeline", "--bundle", str(BUNDLE), *folders, "--set", *words, *pairs]
+        return tiny_pipeline(dataset_dir, output_dir, *pairs)
 
     return make
+
+
+def tiny_pipeline(dataset_dir: Path, output_dir: Path, *pairs: str) -> list[str]:
+    """The words after ``python -m monai_plan`` for a tiny pipeline, with further ``ID=VALUE``."""
+    settings = {name: value for name, value in TINY.items() if name != "phantoms"}
+    for stage in STAGES:
+        settings.update(TINY_STAGE.get(stage.name, {}))
+    settings |= {"gan#batch_size": 8, "false_rejection": 0.25}
+    given = {pair.partition("=")[0] for pair in pairs}
+    words = [f"{name}={json.dumps(value)}" for name, value in settings.items() if name not in given]
+    folders = ["--dataset_dir", str(dataset_dir), "--output_dir", str(output_dir)]
+    return ["pipeline", "--bundle", str(BUNDLE), *folders, "--set", *words, *pairs]

@@ -116,7 +116,8 @@ def add_release(subparsers: argparse._SubParsersAction) -> None:
         summary="write the folder that may leave the hospital",
         description="Write DIR/release: verified points of walks with their generator, from which\n"
         "PrivacyWalkSampler makes batches, or finished pictures. Nothing of a patient is\n"
-        "in it; whether it may be given away, the audit has to say.",
+        "in it; whether it may be given away, the audit has to say: its verdict on these\n"
+        "very weights stands in the manifest, and all but a pass is warned of.",
         examples="python -m monai_plan release --output_dir runs/shenzhen\n"
         "python -m monai_plan release --output_dir runs/shenzhen --mode images",
         interrupted=REPEATS,
@@ -138,7 +139,7 @@ def run_release(arguments: argparse.Namespace) -> Outcome:
     manifest = read_json(folder / MANIFEST)
     values = {
         "written": [str(folder / name) for name in (MANIFEST, *manifest["files"])],
-        **{name: manifest[name] for name in ("mode", "k", "images", "paths", "classes")},
+        **{name: manifest[name] for name in ("mode", "k", "images", "paths", "classes", "audit")},
     }
     return Outcome(values, text)
 

@@ -346,7 +346,7 @@ def _check_structure(path: Path, content: Any) -> None:
         raise ValueError(f"'{path}' has labels {names}; two or more, numbered as {wanted}, are needed. {again}")
     if content.get("num_classes") != len(names):
         raise ValueError(f"'{path}' has num_classes {content.get('num_classes')} and {len(names)} labels. {again}")
-    seen: dict[tuple[str, str], str] = {}
+    seen: dict[tuple[str, str], tuple[str, int]] = {}
     for split in SPLITS:
         for number, record in enumerate(content[split]):
             where = f"'{path}', {split}[{number}]"
@@ -357,10 +357,13 @@ def _check_structure(path: Path, content: Any) -> None:
                 raise ValueError(f"{where} has label {record['label']}, outside 0 to {len(names) - 1}. {again}")
             for key in ("patient_id", "group_id", "image"):
                 value = record.get(key)
-                if value and seen.setdefault((key, value), split) != split:
+                if not value:
+                    continue
+                first, place = seen.setdefault((key, value), (split, number))
+                if first != split:
                     raise ValueError(
-                        f"'{path}': {key} '{value}' is in {seen[key, value]} and in {split}; results on it would be "
-                        f"those of memorised patients. {again}"
+                        f"'{path}': one {key} is in {first} and in {split} ({first}[{place}], {split}[{number}]); "
+                        f"results on it would be those of memorised patients. {again}"
                     )
         counts = Counter(record["label"] for record in content[split])
         if len(counts) < len(names):

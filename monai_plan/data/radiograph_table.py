@@ -224,6 +224,11 @@ def _rows_of_table(
     columns = [column for column in reader.fieldnames if column]
     if len(set(columns)) < len(columns):
         raise ValueError(f"'{table}' names a column twice ({', '.join(columns)}). Rename one")
+    if any(column.lower().endswith(RADIOGRAPH_SUFFIXES) for column in columns):
+        raise ValueError(
+            f"'{table}' begins with the line of an image, and the names of its columns are needed above it. Write "
+            "them there, e.g. file,label,patient_id"
+        )
     used = {role: _column(table, columns, role, column) for role, column in wanted.items()}
     for column in keep:
         if column not in columns:

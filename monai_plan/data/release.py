@@ -45,6 +45,11 @@ _LIMIT = {
     "images": "The generator that made the images was trained on patients' images; what all images together tell of "
     "them was not examined.",
 }
+NOBODY_LOOKED = {
+    "verdict": None,
+    "certificate_sha256": None,
+    "says": "Nobody looked for an audit's certificate when this was released.",
+}
 _FILE_BYTES = 4096  # beside the pixels of one picture: its header, and what its disk rounds up to
 
 
@@ -57,6 +62,7 @@ def write_release(
     batch_size: int = 64,
     progress: bool = True,
     record: Callable[[dict[str, str]], None] | None = None,
+    audit: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Write a folder that may be given away: verified points alone, as latents with their generator, or as pictures.
 
@@ -81,6 +87,7 @@ def write_release(
         batch_size: images rendered at once, >= 1.
         progress: show a progress bar where tqdm is installed.
         record: called with what is returned, before the folder gets its name: if it raises, nothing was released.
+        audit: what :func:`monai_plan.report.audit_of_release` found; kept in the manifest. ``None``: nobody looked.
 
     Returns:
         The name of each file, relative to the folder, and its SHA-256: what a ledger's release record keeps.
@@ -114,7 +121,7 @@ def write_release(
             _write_images(shown, generator, part, names, batch_size, progress)
         written = [path for path in sorted(part.rglob("*")) if path.is_file()]
         files = {path.relative_to(part).as_posix(): sha256_of(path) for path in written}
-        files[MANIFEST] = sha256_of(write_json(part / MANIFEST, _manifest(shown, mode, names, files)))
+        files[MANIFEST] = sha256_of(write_json(part / MANIFEST, _manifest(shown, mode, names, files, audit)))
         if record is not None:
             record(files)
         _put_in_place(part, folder, backup=room.with_name(f"{room.name}.old"))
@@ -191,7 +198,9 @@ def _write_images(
         csv.writer(stream, lineterminator="\n").writerows([("file", "label", "path", "point", "group"), *rows])
 
 
-def _manifest(walks: WalkSet, mode: str, names: Sequence[str], files: Mapping[str, str]) -> dict[str, Any]:
+def _manifest(
+    walks: WalkSet, mode: str, names: Sequence[str], files: Mapping[str, str], audit: Mapping[str, Any] | None
+) -> dict[str, Any]:
     k, images = walks.meta["k"], walks.verified.sum(dim=1)
     classes = {
         str(label): {"name": name, "images": int(images[walks.labels == label].sum())}
@@ -211,6 +220,7 @@ def _manifest(walks: WalkSet, mode: str, names: Sequence[str], files: Mapping[st
         "paths": int((images > 0).sum()),
         "classes": classes,
         "about": about,
+        "audit": dict(audit or NOBODY_LOOKED),
         "files": dict(files),
     }
 

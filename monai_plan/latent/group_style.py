@@ -56,8 +56,7 @@ def align_to_groups(
         if missing:
             raise ValueError(
                 f"{len(missing)} patient(s) of anchor {group.anchor} have no image of class {group.label} in the "
-                f"datalist, the first is '{missing[0]}'. Give the datalist that was inverted, and the key if it was "
-                "inverted with pseudonyms"
+                "datalist. Give the datalist that was inverted, and the key if it was inverted with pseudonyms"
             )
         loaded = [load_image(item)[PlanKeys.IMAGE] for name in group.patients for item in of_patient[name, group.label]]
         sources.append(torch.stack([torch.as_tensor(image).as_subclass(torch.Tensor) for image in loaded]))

@@ -215,8 +215,8 @@ class Ledger:
         present = self.grouping.patients
         if back := sorted(set(self.withdrawn) & set(present)):
             raise ValueError(
-                f"the data of {_count(back, 'patient')} were withdrawn and are here again, the first is '{back[0]}'. "
-                "Take their images out of the training data, then group again"
+                f"the data of {_count(back, 'patient')} were withdrawn and are here again. Take their images out of "
+                "the training data, then group again"
             )
         names = {*present, *self.withdrawn, *self._earlier}
         plain = sum(not re.fullmatch("[0-9a-f]{32}", name) for name in names)

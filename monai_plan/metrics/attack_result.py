@@ -94,10 +94,10 @@ class RealPatients:
         kinds: tuple[set[str], set[str]] = (set(), set())
         for name, member in zip(self.patients, self.member.tolist(), strict=True):
             kinds[member].add(name)
-        both = sorted(kinds[0] & kinds[1])
+        both = kinds[0] & kinds[1]
         if both:
             raise ValueError(
-                f"{len(both)} patients are both members and held out, e.g. '{both[0]}'; an attack would call their "
+                f"{len(both)} patients are both members and held out; an attack would call their "
                 "held-out images members with good reason. Split by patient"
             )
         if min(map(len, kinds)) < 2:

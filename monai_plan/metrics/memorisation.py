@@ -131,10 +131,10 @@ def _group_numbers(training: Groups, held_out: Groups, is_training: np.ndarray) 
                 f"{split}_groups has {'no' if ids is None else len(ids)} entries for {count} images; give the patient "
                 "of every image of both splits, or None for both if each image is a patient of its own"
             )
-    both = sorted(set(names[0]) & set(names[1]))  # type: ignore[arg-type]
+    both = set(names[0]) & set(names[1])  # type: ignore[arg-type]
     if both:
         raise ValueError(
-            f"{len(both)} patients are in both splits, e.g. '{both[0]}'; then held-out images say nothing about "
+            f"{len(both)} patients are in both splits; then held-out images say nothing about "
             "memorisation. Split by patient, and number the patients of both splits in one series"
         )
     return np.unique(names[0] + names[1], return_inverse=True)[1]  # type: ignore[operator]

@@ -11,6 +11,7 @@ from .closest_pairs import closest_pairs
 from .figures import write_sample_grids, write_walk_figure
 from .html import certificate_html
 from .inversion_report import inversion_gap, write_inversion_report
+from .release_audit import audit_of_release
 from .render import fill_template
 from .signature import load_signing_key, verify_signature
 from .utility_table import UtilityTable, utility_table_text

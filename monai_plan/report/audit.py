@@ -36,6 +36,8 @@ tqdm, has_tqdm = optional_import("tqdm", name="tqdm")
 
 SCHEMA, VERSION = "monai_plan certificate", 1
 MODES = ("walks", "images")
+NAME_THE_DATA = ("dataset_dir", "datalist")
+"""Config ids of places that tell whose the images are, also where they are relative."""
 
 
 class Utility(Protocol):
@@ -75,10 +77,25 @@ def shareable_config(config: Mapping[str, Any]) -> str:
     """The settings that an audit runs with, as JSON for :func:`monai_plan.report.write_certificate`.
 
     Args:
-        config: of the run; what names a place on this machine is left out.
+        config: of the run; what names a place on this machine is left out, however deep it stands.
     """
-    settings = {name: value for name, value in config.items() if not (isinstance(value, str) and os.path.isabs(value))}
-    return json_text(settings)
+    return json_text(_without_places(config))
+
+
+def _without_places(config: Any) -> Any:
+    if isinstance(config, Mapping):
+        return {
+            name: _without_places(value)
+            for name, value in config.items()
+            if name not in NAME_THE_DATA and not _is_place(value)
+        }
+    if isinstance(config, list | tuple):
+        return [_without_places(value) for value in config if not _is_place(value)]
+    return config
+
+
+def _is_place(value: Any) -> bool:
+    return isinstance(value, str) and (os.path.isabs(value) or value.startswith("~"))
 
 
 def audit_release(

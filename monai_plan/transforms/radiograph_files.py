@@ -73,7 +73,9 @@ def read_dicom_value(path: Path, keyword: str) -> str:
         raise ValueError(f"'{keyword}' is no DICOM keyword. Keywords are written as PatientID or StudyInstanceUID")
     if _format_of(path) != "dicom":
         raise ValueError(f"'{path}' is not a DICOM file, so it has no {keyword}. Name the patient by a CSV column")
-    value = str(_open_dicom(path, stop_before_pixels=True).get(keyword, "") or "").strip()
+    header = _open_dicom(path, stop_before_pixels=True)
+    with pydicom.config.disable_value_validation():  # it warns of an invalid value, and names it: a patient's, in a log
+        value = str(header.get(keyword, "") or "").strip()
     if not value:
         raise ValueError(f"'{path}' has no {keyword}, or an empty one. Name another tag, or list the patients in a CSV")
     return value

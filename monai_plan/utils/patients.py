@@ -20,8 +20,8 @@ def patient_of(item: Mapping[str, Any]) -> str:
     patient = item.get(PlanKeys.PATIENT) or item.get(PlanKeys.GROUP)
     if not patient:
         raise ValueError(
-            f"the item {dict(item)} has neither group_id nor patient_id, and it must be known whose image it is. Make "
-            "the datalist with `python -m monai_plan datalist … --patient_column NAME`"
+            f"the item of '{item.get(PlanKeys.IMAGE)}' has neither group_id nor patient_id, and it must be known whose "
+            "image it is. Make the datalist with `python -m monai_plan datalist … --patient_column NAME`"
         )
     return str(patient)
 

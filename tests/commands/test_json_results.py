@@ -145,6 +145,7 @@ def test_audit(tmp_path, document, monkeypatch, verdict, source):
 
 def test_release(a_run, document, monkeypatch):
     counts = {"mode": "images", "k": 12, "images": 3, "paths": 2, "classes": {"0": {"name": "well", "images": 3}}}
+    counts["audit"] = {"verdict": None, "certificate_sha256": None, "says": "NOT AUDITED"}
 
     def act():
         folder = a_run / "anywhere"

@@ -244,6 +244,11 @@ def test_manifest_and_digests(tmp_path, walks, generator, mode, k):
         "images": 12,
         "paths": 7,
         "classes": {"0": {"name": "normal", "images": 4}, "1": {"name": "ill, or so", "images": 8}},
+        "audit": {
+            "verdict": None,
+            "certificate_sha256": None,
+            "says": "Nobody looked for an audit's certificate when this was released.",
+        },
         "files": {name: digest for name, digest in files.items() if name != "manifest.json"},
     }
     assert len(about) == 4 and ("at least 5 patients" in " ".join(about)) == (k == 5)

@@ -66,7 +66,9 @@ def test_each_anchor_follows_its_own_group(generator, centroids, key):
 
 
 def test_refusals(generator, centroids):
-    with pytest.raises(ValueError, match="anchor 4 have no image of class 1 in the datalist, the first is 'dan'"):
+    with pytest.raises(
+        ValueError, match=r"^1 patient\(s\) of anchor 4 have no image of class 1 in the datalist\. Give"
+    ):
         align_to_groups(centroids, GROUPING, ITEMS[1:], Recorder(), generator, pooled)
     with pytest.raises(ValueError, match="have no image"):  # names, and the grouping is taken to be keyed
         align_to_groups(centroids, GROUPING, ITEMS, Recorder(), generator, pooled, key=KEY)

@@ -50,7 +50,7 @@ def test_halves_are_disjoint_members_and_replayed():
     ("names", "member", "message"),
     [
         ("abab", "mhmh", "1 members' patients and 1 held-out"),
-        ("abca", "mmhh", "both members and held out, e.g. 'a'"),
+        ("abca", "mmhh", "^1 patients are both members and held out; an"),
         ("abcd", "mmmm", "4 members' patients and 0 held-out"),
         ("abc", "mmhh", "3 patients' names"),
     ],

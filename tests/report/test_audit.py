@@ -300,3 +300,17 @@ def test_images_of_a_path_count_as_one():
     assert found.paths.tolist() == [1, 0, 1, 0, 2]
     distances = torch.tensor([[5.0, 4, 3, 2, 1], [1, 2, 3, 4, 5]])
     assert found.to_paths(distances).tolist() == [[2, 3, 1], [2, 1, 5]]
+
+
+def test_settings_to_be_shared_name_no_place():
+    """Not of the data, even where it is relative, and not of the auditor's key."""
+    config = {
+        "seed": 1,
+        "dataset_dir": "wards/roe",
+        "datalist": "$roe",
+        "output_dir": "/home/roe/run",
+        "audit": {"signing_key": "/home/roe/key.pem", "images": 24, "mode": "walks"},
+        "files": ["/home/roe/a", "~/b", "c"],
+    }
+    kept = {"seed": 1, "audit": {"images": 24, "mode": "walks"}, "files": ["c"]}
+    assert json.loads(shareable_config(config)) == kept
