@@ -1,7 +1,7 @@
 """What the package survives: kills, bad input, a long load. Each part can be run alone; a JSON that exists is updated.
 
-    python benchmarks/reliability.py --quick --json reliability.json
-    python benchmarks/reliability.py --parts kills --json benchmarks/results/reliability.json
+python benchmarks/reliability.py --quick --json reliability.json
+python benchmarks/reliability.py --parts kills --json benchmarks/results/reliability.json
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 from monai_plan.data.folder_lock import LOCK, held
 from monai_plan.data.image_shards import INDEX, ImageShards
-from monai_plan.utils import atomic_path, require_writable, sha256_of, write_json
+from monai_plan.utils import atomic_path, read_json, require_writable, sha256_of, write_json
 
 __all__ = ["DATALIST", "IMAGES", "MANIFEST", "SETTINGS", "ExportFolder"]
 
@@ -151,11 +151,11 @@ class ExportFolder:
 
     def _require_same_settings(self) -> None:
         try:
-            found = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
-            begun = dict(found["settings"]) if found["schema"] == SCHEMA else None
+            found = read_json(self.path / SETTINGS)
+            begun = found["settings"] if found["schema"] == SCHEMA else None
         except (OSError, ValueError, LookupError, TypeError):
             begun = None
-        if begun is None:
+        if not isinstance(begun, dict):
             raise ValueError(f"'{self.path / SETTINGS}' is damaged, or of another program. {_ADVICE}")
         others = [
             f"{name} was {begun.get(name)!r} and now is {self.settings.get(name)!r}"

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import os
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from monai.utils import OptionalImportError, optional_import
@@ -28,7 +29,10 @@ _NIFTIS = (".nii", ".nii.gz")
 RADIOGRAPH_SUFFIXES = _PICTURES + _DICOMS + _NIFTIS
 
 MAX_PIXELS = 100_000_000  # of one image; a detector has 10 to 30 million, a small hostile file can claim far more
-MAX_VOXELS = 1_000_000_000  # of one volume
+MAX_VOXELS = 300_000_000  # of one volume; 512 x 512 x 1000 are 262 million
+MAX_BYTES = 4 * MAX_PIXELS * 2  # of one DICOM file, and of what a deflated one unpacks to
+_AT_ONCE = 2**20  # bytes unpacked at once
+_GZIP_RATIO = 1032  # deflate packs no more into a byte (RFC 1951: 258 bytes in two bits)
 _DETECTOR_BITS = (12, 14)  # depths that are stored in 16 bits
 
 
@@ -59,7 +63,22 @@ def read_radiograph(path: Path, slice_rule: str | int | None) -> np.ndarray:
         )
     if path.stat().st_size == 0:
         raise ValueError(f"'{path}' is empty (0 bytes); a copy may have been interrupted. Copy it once more")
-    return {"picture": _read_picture, "dicom": _read_dicom, "nifti": _read_nifti}[kind](path, slice_rule)
+    try:
+        pixels = {"picture": _read_picture, "dicom": _read_dicom, "nifti": _read_nifti}[kind](path, slice_rule)
+    except (_Unusable, OptionalImportError):
+        raise
+    except Exception as error:  # decoders raise many kinds on damaged files
+        raise ValueError(
+            f"'{path}' ({os.path.getsize(path)} bytes) cannot be decoded ({type(error).__name__}: {error}); it is "
+            "corrupt, truncated, or of another format than its name says. Copy it once more, or leave it out of the "
+            "data set"
+        ) from error
+    if not np.isfinite(pixels).all():
+        raise ValueError(
+            f"'{path}' has grey values that are NaN or infinite once rescaled; its rescale slope, window or table is "
+            "damaged. Export it again from the archive, or leave it out"
+        )
+    return pixels
 
 
 def read_dicom_value(path: Path, keyword: str) -> str:
@@ -73,7 +92,15 @@ def read_dicom_value(path: Path, keyword: str) -> str:
         raise ValueError(f"'{keyword}' is no DICOM keyword. Keywords are written as PatientID or StudyInstanceUID")
     if _format_of(path) != "dicom":
         raise ValueError(f"'{path}' is not a DICOM file, so it has no {keyword}. Name the patient by a CSV column")
-    value = str(_open_dicom(path, stop_before_pixels=True).get(keyword, "") or "").strip()
+    try:
+        value = str(_open_dicom(path, stop_before_pixels=True).get(keyword, "") or "").strip()
+    except _Unusable:
+        raise
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        raise ValueError(
+            f"the {keyword} of '{path}' cannot be read ({type(error).__name__}: {error}); the file is corrupt or "
+            "truncated. Copy it once more, or leave it out"
+        ) from error
     if not value:
         raise ValueError(f"'{path}' has no {keyword}, or an empty one. Name another tag, or list the patients in a CSV")
     return value
@@ -93,16 +120,13 @@ def _need(present: bool, package: str) -> None:
         raise OptionalImportError(f'{package} is needed to read this image: pip install "monai_plan[images]"')
 
 
-def _broken(path: Path, error: BaseException) -> ValueError:
-    return ValueError(
-        f"'{path}' ({os.path.getsize(path)} bytes) cannot be decoded ({type(error).__name__}: {error}); it is corrupt, "
-        "truncated, or of another format than its name says. Copy it once more, or leave it out of the data set"
-    )
+class _Unusable(ValueError):
+    """A refusal with a message of its own, as against what a decoder raises."""
 
 
 def _refuse_huge(path: Path, count: float, limit: int, what: str) -> None:
     if count > limit:
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' claims {what}, more than the {limit // 1_000_000} million that are read here; it may be a "
             "decompression bomb or a damaged header, and was not decoded. Shrink it with a program you trust"
         )
@@ -113,7 +137,7 @@ def _one_slice(path: Path, depth: int, slice_rule: str | int | None, what: str) 
     if depth == 1:
         return [0]
     if slice_rule is None:
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' holds {depth} {what} and slice_rule is None, which accepts single images only. Give "
             'slice_rule="middle", "max_projection" or an index'
         )
@@ -121,7 +145,7 @@ def _one_slice(path: Path, depth: int, slice_rule: str | int | None, what: str) 
         return list(range(depth))
     index = depth // 2 if slice_rule == "middle" else int(slice_rule)
     if not -depth <= index < depth:
-        raise ValueError(f"'{path}' holds {depth} {what}, and slice_rule={index} is outside 0 to {depth - 1}")
+        raise _Unusable(f"'{path}' holds {depth} {what}, and slice_rule={index} is outside 0 to {depth - 1}")
     return [index % depth]
 
 
@@ -135,14 +159,17 @@ def _scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     if high == low:
         return np.zeros(pixels.shape, np.float32)
     exact = np.result_type(pixels.dtype, np.float32)  # float32 up to 16 bits, float64 above
-    return np.clip((pixels.astype(exact) - low) / (high - low), 0, 1).astype(np.float32)
+    values = pixels.astype(exact)
+    values -= low  # in place: an image may have a hundred million of them
+    values /= high - low
+    return np.clip(values, 0, 1, out=values).astype(np.float32, copy=False)
 
 
 def _robust(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Scale by the 0.5th and 99.5th percentiles, for values whose unit and range are not written anywhere."""
     bad = int(np.count_nonzero(~np.isfinite(pixels)))
     if bad:
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' has {bad} values that are NaN or infinite of {pixels.size}; a processing step may have divided "
             "by zero. Replace them (e.g. numpy.nan_to_num) and save the image again"
         )
@@ -161,16 +188,11 @@ def _read_picture(path: Path, slice_rule: str | int | None) -> np.ndarray:
         picture = PILImage.open(path, formats=("PNG", "JPEG"))
     except PILImage.DecompressionBombError:
         _refuse_huge(path, math.inf, MAX_PIXELS, "more than 178 million pixels")
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        raise _broken(path, error) from error
     with picture:
         width, height = picture.size
         _refuse_huge(path, width * height, MAX_PIXELS, f"{width} x {height} pixels")
-        try:
-            picture.load()
-            picture = PILImageOps.exif_transpose(picture)
-        except Exception as error:  # as above
-            raise _broken(path, error) from error
+        picture.load()
+        picture = PILImageOps.exif_transpose(picture)
         if picture.mode.startswith("I"):
             pixels = np.asarray(picture).astype(np.int32)[..., None]
             return _scaled(pixels, 0, _detector_range(pixels, 16))
@@ -188,10 +210,24 @@ def _read_picture(path: Path, slice_rule: str | int | None) -> np.ndarray:
 
 
 def _open_dicom(path: Path, stop_before_pixels: bool = False) -> Any:
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-    except Exception as error:  # pydicom raises many kinds on damaged files
-        raise _broken(path, error) from error
+    _refuse_huge(path, path.stat().st_size, MAX_BYTES, f"{path.stat().st_size} bytes")
+    with path.open("rb") as stream:
+        pydicom.filereader.read_preamble(stream, force=False)
+        meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            _refuse_huge(path, _unpacked(stream), MAX_BYTES, "more bytes once unpacked")
+    return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+
+
+def _unpacked(stream: BinaryIO) -> int:
+    """How many bytes the rest of a raw deflate stream unpacks to, counted to just above :data:`MAX_BYTES`."""
+    unpacker, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while count <= MAX_BYTES and not unpacker.eof:
+        packed = unpacker.unconsumed_tail or stream.read(_AT_ONCE)
+        if not packed:
+            break
+        count += len(unpacker.decompress(packed, _AT_ONCE))
+    return count
 
 
 def _read_dicom(path: Path, slice_rule: str | int | None) -> np.ndarray:
@@ -200,7 +236,7 @@ def _read_dicom(path: Path, slice_rule: str | int | None) -> np.ndarray:
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
     frames = int(header.get("NumberOfFrames") or 1)
     if not rows or not columns:
-        raise ValueError(f"'{path}' is DICOM without an image ({header.get('SOPClassUID', 'no class')}). Leave it out")
+        raise _Unusable(f"'{path}' is DICOM without an image ({header.get('SOPClassUID', 'no class')}). Leave it out")
     _refuse_huge(path, rows * columns, MAX_PIXELS, f"{columns} x {rows} pixels")
     image: np.ndarray | None = None
     for index in _one_slice(path, frames, slice_rule, "frames"):
@@ -214,14 +250,11 @@ def _dicom_frame(path: Path, header: Any, index: int) -> np.ndarray:
     """One frame as a viewer shows it: modality rescale, then the VOI table or window, then polarity (PS3.3 C.11)."""
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax and not _decodable(syntax):
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' is compressed as {syntax.name} and no installed decoder reads that. Install one: pip install "
             "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the file (e.g. gdcmconv --raw)"
         )
-    try:
-        pixels = dicom_pixels.pixel_array(header, index=index)
-    except Exception as error:  # decoders raise many kinds on damaged files
-        raise _broken(path, error) from error
+    pixels = dicom_pixels.pixel_array(header, index=index)
     colours = header.PhotometricInterpretation
     if colours == "PALETTE COLOR":
         pixels = dicom_pixels.apply_color_lut(pixels, header)[..., :3]
@@ -232,8 +265,8 @@ def _dicom_frame(path: Path, header: Any, index: int) -> np.ndarray:
         return _robust(path, pixels)[..., None]
     try:
         image = _grey_values(header, pixels)
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-        raise ValueError(
+    except Exception as error:  # pydicom raises many kinds on strange entries
+        raise _Unusable(
             f"'{path}' has a grey-value description (rescale, window or lookup table) that cannot be applied: {error}. "
             "Export it again from the archive, or convert it to 16-bit PNG"
         ) from error
@@ -283,27 +316,24 @@ def _voi_table(header: Any, item: Any) -> tuple[np.ndarray, int]:
 
 def _read_nifti(path: Path, slice_rule: str | int | None) -> np.ndarray:
     _need(_has_nibabel, "nibabel")
-    try:
-        scan = nibabel.load(path)
-    except Exception as error:  # nibabel raises many kinds on damaged files
-        raise _broken(path, error) from error
+    scan = nibabel.load(path)
     shape = scan.shape
     _refuse_huge(path, math.prod(shape), MAX_VOXELS, f"{' x '.join(map(str, shape))} voxels")
+    most = path.stat().st_size * (_GZIP_RATIO if path.suffix == ".gz" else 1)
+    if math.prod(shape) * scan.get_data_dtype().itemsize > most:  # before memory is taken for them
+        raise ValueError(f"{' x '.join(map(str, shape))} voxels of {scan.get_data_dtype()} are in no file of this size")
     if len(shape) < 2 or scan.get_data_dtype().kind not in "iuf":
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' has shape {shape} of type {scan.get_data_dtype()}; one image or one volume of plain numbers is "
             "needed. Save it as such, or as PNG"
         )
-    try:
-        voxels = np.asanyarray(scan.dataobj)
-        voxels = voxels.reshape(shape[:2] + (shape[2] if len(shape) > 2 else 1, math.prod(shape[3:])))
-        # canonical axes: index 0 grows to the patient's right, 1 to the front, 2 to the head
-        voxels = nibabel.orientations.apply_orientation(voxels, nibabel.orientations.io_orientation(scan.affine))
-    except Exception as error:  # as above
-        raise _broken(path, error) from error
+    voxels = np.asanyarray(scan.dataobj)
+    voxels = voxels.reshape(shape[:2] + (shape[2] if len(shape) > 2 else 1, math.prod(shape[3:])))
+    # canonical axes: index 0 grows to the patient's right, 1 to the front, 2 to the head
+    voxels = nibabel.orientations.apply_orientation(voxels, nibabel.orientations.io_orientation(scan.affine))
     if 1 not in voxels.shape[:3]:
         if voxels.shape[3] > 1:
-            raise ValueError(
+            raise _Unusable(
                 f"'{path}' has shape {shape}, a series of volumes; one image or one volume is needed. Save one of them"
             )
         voxels = voxels[:, :, _one_slice(path, voxels.shape[2], slice_rule, "slices")].max(axis=2, keepdims=True)
