@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 CORPUS = Path(__file__).resolve().parent.parent / "tests" / "fuzz" / "corpus"
-INSTRUMENTED = ["monai_plan", "pydicom", "nibabel", "PIL"]
+INSTRUMENTED = ["monai_plan", "pydicom", "nibabel", "PIL", "torch._weights_only_unpickler"]
 MEMORY_MIB = 2048
 LONGEST = 16384  # bytes of an input
 _FAULT = "FAULT "

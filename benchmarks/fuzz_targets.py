@@ -81,7 +81,7 @@ def check(target: Target, data: bytes, folder: Path) -> str:
         answer = f"refused: {error}"
         if not str(error).strip():
             raise Fault(f"{_where(error)}: {type(error).__name__} without a message") from error
-        if not _is_ours(error):
+        if not is_ours(error):
             raise Fault(f"{_where(error)}: not our message, {type(error).__name__}: {error}") from error
     except Exception as error:
         raise Fault(f"{_where(error)}: {type(error).__name__}: {error}") from error
@@ -98,7 +98,8 @@ def _frames(error: BaseException) -> list[tuple[str, int]]:
     return frames
 
 
-def _is_ours(error: BaseException) -> bool:
+def is_ours(error: BaseException) -> bool:
+    """Whether our own code raised it."""
     return _frames(error)[-1][0].startswith(OURS)
 
 

@@ -30,6 +30,7 @@ SPLITS = ("training", "validation", "testing")
 DATALIST_NAME = "datalist.json"
 _MOST_FAULTS = 10  # reported together
 _FREE_BYTES = 2**20
+_MOST_DIGITS = 19  # of a label that is a number
 _PHANTOMS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {  # the lists' makers, the classes' names
     "chest": (phantom_datalist, ("normal", "tuberculosis")),
     "fundus": (fundus_datalist, ("no retinopathy", "mild", "moderate", "severe", "proliferative")),
@@ -176,7 +177,12 @@ def load_datalist(path: str | os.PathLike, dataset_dir: str | os.PathLike | None
     except ValueError as error:
         raise ValueError(f"{error}. Write it again: python -m monai_plan datalist") from error
     _check_structure(path, content)
-    base = Path(dataset_dir or path.parent / content.get("dataset_dir", "")).expanduser().resolve()
+    try:
+        base = Path(dataset_dir or path.parent / content.get("dataset_dir", "")).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the folder of the images that '{path}' names cannot be followed ({error}). Give it with --dataset_dir DIR"
+        ) from error
     missing = []
     home: dict[Path, str] = {}
     for split in SPLITS:
@@ -276,7 +282,7 @@ def _class_names(texts: Sequence[str], wanted: Sequence[str]) -> list[str]:
                 "label once, from class 0 on"
             )
         return ordered
-    if all(name.isdecimal() for name in names):
+    if all(name.isdecimal() and len(name) < _MOST_DIGITS for name in names):
         return sorted(names, key=int)
     if len(names) > 2:
         logger.warning(

@@ -119,8 +119,7 @@ class ExportFolder:
         for name in present - {LOCK}:
             if _PASSING.fullmatch(name):
                 (self.path / name).unlink(missing_ok=True)
-        missing = (number for number in range(len(self.shards)) if not self.shards.is_written(number))
-        require_writable(self.path, sum(map(self.shards.images, missing)) * (bytes_of_one + _LISTED))
+        require_writable(self.path, self.shards.missing_images() * (bytes_of_one + _LISTED))
         if SETTINGS in present:
             return
         content = {"schema": SCHEMA, "version": VERSION, "settings": self.settings}

@@ -84,6 +84,13 @@ class ImageShards:
         """Whether shard ``number`` stands under its name."""
         return (self.folder(number) / INDEX).is_file()
 
+    def missing_images(self) -> int:
+        """How many images are still to be written, however many are asked for."""
+        names = os.listdir(self.root) if self.root.is_dir() else ()
+        numbers = {int(name) for name in names if re.fullmatch(r"\d{5,12}", name)}
+        written = (number for number in numbers if number < len(self) and self.is_written(number))
+        return self.per_class * self.classes - sum(map(self.images, written))
+
     def write(self, number: int, images: Iterable[EncodedImage]) -> None:
         """Write shard ``number``, whole or not at all; where another writer was first, its files stay.
 

@@ -6,6 +6,7 @@ for. Only pixels leave it: no header value of any format is returned.
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import zlib
@@ -29,8 +30,9 @@ _NIFTIS = (".nii", ".nii.gz")
 RADIOGRAPH_SUFFIXES = _PICTURES + _DICOMS + _NIFTIS
 
 MAX_PIXELS = 100_000_000  # of one image; a detector has 10 to 30 million, a small hostile file can claim far more
-MAX_VOXELS = 300_000_000  # of one volume; 512 x 512 x 1000 are 262 million
-MAX_BYTES = 4 * MAX_PIXELS * 2  # of one DICOM file, and of what a deflated one unpacks to
+MAX_VOLUME_BYTES = 1_100_000_000  # of one volume; 512 x 512 x 1000 in float32 are 1049 million
+MAX_FILE_BYTES = 800_000_000  # of one DICOM file
+MAX_UNPACKED_BYTES = 250_000_000  # of a deflated one
 _AT_ONCE = 2**20  # bytes unpacked at once
 _GZIP_RATIO = 1032  # deflate packs no more into a byte (RFC 1951: 258 bytes in two bits)
 _DETECTOR_BITS = (12, 14)  # depths that are stored in 16 bits
@@ -210,19 +212,19 @@ def _read_picture(path: Path, slice_rule: str | int | None) -> np.ndarray:
 
 
 def _open_dicom(path: Path, stop_before_pixels: bool = False) -> Any:
-    _refuse_huge(path, path.stat().st_size, MAX_BYTES, f"{path.stat().st_size} bytes")
+    _refuse_huge(path, path.stat().st_size, MAX_FILE_BYTES, f"{path.stat().st_size} bytes")
     with path.open("rb") as stream:
         pydicom.filereader.read_preamble(stream, force=False)
         meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
         if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
-            _refuse_huge(path, _unpacked(stream), MAX_BYTES, "more bytes once unpacked")
+            _refuse_huge(path, _unpacked(stream), MAX_UNPACKED_BYTES, "more bytes once unpacked")
     return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
 
 
 def _unpacked(stream: BinaryIO) -> int:
-    """How many bytes the rest of a raw deflate stream unpacks to, counted to just above :data:`MAX_BYTES`."""
+    """How many bytes the rest of a raw deflate stream unpacks to, counted to just above :data:`MAX_UNPACKED_BYTES`."""
     unpacker, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    while count <= MAX_BYTES and not unpacker.eof:
+    while count <= MAX_UNPACKED_BYTES and not unpacker.eof:
         packed = unpacker.unconsumed_tail or stream.read(_AT_ONCE)
         if not packed:
             break
@@ -314,20 +316,36 @@ def _voi_table(header: Any, item: Any) -> tuple[np.ndarray, int]:
 # NIfTI
 
 
+def _check_gzip(path: Path) -> None:
+    """Read to the end, where the checksum stands; nibabel stops before it.
+
+    Raises:
+        OSError: the checksum is that of other voxels.
+    """
+    count = 0
+    with gzip.open(path) as stream:
+        while block := stream.read(_AT_ONCE):
+            count += len(block)
+            _refuse_huge(path, count, MAX_VOLUME_BYTES, "more bytes once unpacked")
+
+
 def _read_nifti(path: Path, slice_rule: str | int | None) -> np.ndarray:
     _need(_has_nibabel, "nibabel")
     scan = nibabel.load(path)
     shape = scan.shape
-    _refuse_huge(path, math.prod(shape), MAX_VOXELS, f"{' x '.join(map(str, shape))} voxels")
-    most = path.stat().st_size * (_GZIP_RATIO if path.suffix == ".gz" else 1)
-    if math.prod(shape) * scan.get_data_dtype().itemsize > most:  # before memory is taken for them
-        raise ValueError(f"{' x '.join(map(str, shape))} voxels of {scan.get_data_dtype()} are in no file of this size")
+    claimed = f"{' x '.join(map(str, shape))} voxels of {scan.get_data_dtype()}"
+    size = math.prod(shape) * scan.get_data_dtype().itemsize
+    _refuse_huge(path, size, MAX_VOLUME_BYTES, f"{claimed}, {size} bytes")
+    if size > path.stat().st_size * (_GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
+        raise ValueError(f"no file of this size holds {claimed}")  # before memory is taken for them
     if len(shape) < 2 or scan.get_data_dtype().kind not in "iuf":
         raise _Unusable(
             f"'{path}' has shape {shape} of type {scan.get_data_dtype()}; one image or one volume of plain numbers is "
             "needed. Save it as such, or as PNG"
         )
-    voxels = np.asanyarray(scan.dataobj)
+    if path.name.lower().endswith(".gz"):
+        _check_gzip(path)
+    voxels = scan.dataobj.get_unscaled()  # as few bytes as in the file
     voxels = voxels.reshape(shape[:2] + (shape[2] if len(shape) > 2 else 1, math.prod(shape[3:])))
     # canonical axes: index 0 grows to the patient's right, 1 to the front, 2 to the head
     voxels = nibabel.orientations.apply_orientation(voxels, nibabel.orientations.io_orientation(scan.affine))
@@ -336,9 +354,11 @@ def _read_nifti(path: Path, slice_rule: str | int | None) -> np.ndarray:
             raise _Unusable(
                 f"'{path}' has shape {shape}, a series of volumes; one image or one volume is needed. Save one of them"
             )
-        voxels = voxels[:, :, _one_slice(path, voxels.shape[2], slice_rule, "slices")].max(axis=2, keepdims=True)
+        chosen = voxels[:, :, _one_slice(path, voxels.shape[2], slice_rule, "slices")]
+        voxels = (chosen.min if scan.dataobj.slope < 0 else chosen.max)(axis=2, keepdims=True)
     flat = 2 if voxels.shape[2] == 1 else voxels.shape.index(1)
     plane = np.take(voxels, 0, axis=flat)
     _refuse_huge(path, plane.shape[0] * plane.shape[1], MAX_PIXELS, f"{plane.shape[0]} x {plane.shape[1]} pixels")
+    plane = nibabel.volumeutils.apply_read_scaling(plane, scan.dataobj.slope, scan.dataobj.inter)
     # as a radiologist looks at it: the patient's right (or front) on the viewer's left, front (or head) on top
     return _robust(path, plane[::-1, ::-1].transpose(1, 0, 2))
