@@ -136,16 +136,15 @@ class InvertedImages:
             FileNotFoundError: there is no such file.
             ValueError: it is broken or of another kind.
         """
-        kinds = {**dict.fromkeys(_NAMES, list), "meta": dict}
-        tensors, header = load_tensors(path, "inverted_images", names=_TENSORS, meta_kinds=kinds)
-        if set(tensors) != set(_TENSORS) or set(header) != set(kinds):
+        tensors, header = load_tensors(path, schema="inverted_images")
+        if set(tensors) != set(_TENSORS) or set(header) != {*_NAMES, "meta"}:
             raise ValueError(
                 f"'{path}' holds {sorted(tensors)} and {sorted(header)}, and {sorted(_TENSORS)} and "
-                f"{sorted(kinds)} are needed; invert the images again"
+                f"{sorted((*_NAMES, 'meta'))} are needed; invert the images again"
             )
-        patients, images, splits = (tuple(header[name]) for name in _NAMES)
-        if not all(isinstance(name, str) for name in (*patients, *images, *splits)):
-            raise ValueError(
-                f"'{path}' has names of patients, images or splits that are no text; invert the images again"
-            )
+        columns = [header[name] for name in _NAMES]
+        plain = all(isinstance(column, list) and all(isinstance(name, str) for name in column) for column in columns)
+        if not plain or not isinstance(header["meta"], dict):
+            raise ValueError(f"'{path}' has names of patients, images or splits that are no text; invert them again")
+        patients, images, splits = map(tuple, columns)
         return cls(**tensors, patients=patients, images=images, splits=splits, meta=header["meta"])

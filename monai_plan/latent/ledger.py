@@ -263,8 +263,8 @@ class Ledger:
             content = read_json(path)
         except ValueError as error:
             raise ValueError(
-                f"{error}. A ledger is needed there, and this is truncated or of another format. Restore it from your "
-                "copy"
+                f"{error}. There is no readable JSON of a ledger; it is truncated or of another format. Restore it "
+                "from your copy"
             ) from error
         _require_schema(path, content)
         try:

@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(content.decode("utf-8"))
     except ValueError as error:  # UnicodeDecodeError is one
-        raise ValueError(f"'{path}' ({len(content)} bytes) is not JSON that can be read: {error}") from error
+        raise ValueError(f"'{path}' ({len(content)} bytes) is not JSON: {error}") from error
 
 
 def parse_json(text: str) -> Any:
