@@ -27,6 +27,10 @@ REPORT = (
     "command and the versions of MONAI and torch. Strike out names of patients and folders first, and add no image, no "
     "datalist and nothing of private/"
 )
+EMPTY_WORD = (
+    "one of the words after the command is empty; a variable of your shell may not be set. Leave its option out, or "
+    "give a value"
+)
 LOST_PROCESS = (
     "A process that worked for this command ended before its time, as a rule because memory ran out. Free some, or "
     "choose smaller batches, and type the command again"
@@ -50,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = build_program(_program_name())
     try:
+        if "" in words:
+            raise Misuse(parser.format_usage(), EMPTY_WORD)
         parsed = parser.parse_args(words)
     except Misuse as error:
         usage, message = error.args

@@ -7,7 +7,6 @@ and the generator's training within that stage from its last checkpoint.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
@@ -26,7 +25,16 @@ from monai_plan.data import build_datalist, load_datalist
 from monai_plan.data.datalist import SPLITS
 from monai_plan.data.image_folder import require_readable
 from monai_plan.transforms import LoadRadiograph
-from monai_plan.utils import fingerprint, knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
+from monai_plan.utils import (
+    fingerprint,
+    knows_id,
+    read_json,
+    require_writable,
+    root_cause,
+    sha256_of,
+    similar_ids,
+    write_json,
+)
 
 __all__ = ["RUN", "STAGES", "Pipeline", "Stage", "run_bundle", "run_later"]
 
@@ -229,7 +237,7 @@ def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **override
     """
     output = Path(output_dir).expanduser().resolve()
     run = _read_record(output / RUN)
-    if not {"bundle", "settings"} <= set(run):
+    if not isinstance(run.get("bundle"), str) or not isinstance(run.get("settings"), dict):
         raise ValueError(
             f"'{output}' holds no run ('{RUN}' is missing or damaged); give the --output_dir of `python -m monai_plan "
             "pipeline`, or run that command once more: what is complete is skipped"
@@ -334,7 +342,7 @@ def _image_states(content: Mapping[str, Any]) -> str:
 
 def _read_record(record: Path) -> dict[str, Any]:
     try:
-        found = json.loads(record.read_text())
+        found = read_json(record)
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -26,8 +26,12 @@ def test_says_how_it_is_used(name):
 
 def test_all_are_known():
     others = {
+        "bad_input_trials",
+        "bad_inputs",
         "common",
         "expectations",
+        "fuzz",
+        "fuzz_targets",
         "image_sets",
         "load",
         "paired",

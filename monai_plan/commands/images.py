@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from monai_plan.commands.parts import REPEATS, RESUMES, Outcome, add_command, add_settings, read_json, settings_of
+from monai_plan.commands.parts import REPEATS, RESUMES, Outcome, add_command, add_settings, settings_of
 from monai_plan.data.datalist import SPLITS, build_datalist, datalist_target
 from monai_plan.pipeline import STAGES, Pipeline
+from monai_plan.utils import read_json
 
 __all__ = ["add_datalist", "add_pipeline"]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
+
+from monai_plan.utils import parse_json
 
 __all__ = [
     "CLOSED_PIPE",
@@ -25,7 +26,6 @@ __all__ = [
     "add_messages",
     "add_settings",
     "help_end",
-    "read_json",
     "settings_of",
 ]
 
@@ -166,12 +166,15 @@ def settings_of(pairs: Sequence[str]) -> dict[str, Any]:
         if name in settings:
             raise ValueError(f"--set got '{name}' twice, the second time as '{pair}'; leave one of them out")
         try:
-            settings[name] = json.loads(value)
+            settings[name] = parse_json(value)
         except ValueError:
             settings[name] = value
+        if not _is_finite(settings[name]):
+            raise ValueError(f"--set got '{pair[:200]}', which is no finite number; correct the value of '{name}'")
     return settings
 
 
-def read_json(path: Path) -> Any:
-    """What a file that a command has left holds."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_is_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)

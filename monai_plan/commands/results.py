@@ -20,13 +20,13 @@ from monai_plan.commands.parts import (
     Outcome,
     add_command,
     add_settings,
-    read_json,
     settings_of,
 )
 from monai_plan.data.export_folder import SETTINGS
 from monai_plan.data.image_export import SUFFIXES
 from monai_plan.data.release import MANIFEST
 from monai_plan.pipeline import RUN, run_bundle, run_later
+from monai_plan.utils import read_json
 
 __all__ = ["add_audit", "add_generate", "add_ledger", "add_release"]
 

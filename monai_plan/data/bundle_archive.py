@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import hashlib
-import json
 import logging
 import os
 import re
@@ -18,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from monai_plan.data.release import verified_alone
 from monai_plan.latent.walk_set import WalkSet
-from monai_plan.utils import atomic_path, require_writable
+from monai_plan.utils import atomic_path, parse_json, read_given, read_json, require_writable
 
 __all__ = ["pack_bundle"]
 
@@ -107,14 +106,14 @@ def pack_bundle(bundle: str | os.PathLike, folder: str | os.PathLike, private: b
 
 def _version_of(root: Path) -> str:
     try:
-        metadata = json.loads((root / METADATA).read_text(encoding="utf-8"))
-        version = str(metadata["version"])
+        metadata = read_json(root / METADATA)
+        version, changes = str(metadata["version"]), dict(metadata["changelog"])
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"'{root}' is no bundle: its {METADATA} cannot be read, or has no version ({error}). Give a bundle's "
-            "folder, e.g. bundles/plan_tb"
+            f"'{root}' is no bundle: its {METADATA} cannot be read, or has no version or changelog ({error}). Give "
+            "a bundle's folder, e.g. bundles/plan_tb"
         ) from error
-    if not re.fullmatch(r"\d+\.\d+\.\d+", version) or version not in metadata.get("changelog", {}):
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version) or version not in changes:
         raise ValueError(
             f"'{root / METADATA}' has version '{version}'; three numbers as 0.6.0 are needed, and a line in its "
             "changelog that says what is new in it"
@@ -191,7 +190,7 @@ def _is_config(name: str) -> bool:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_given(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"'{path}' is not text in UTF-8 ({error}); save it as that, or write it again") from error
 
@@ -199,7 +198,7 @@ def _text_of(path: Path) -> str:
 def _fault_of_config(name: str, text: str) -> str:
     """Why a JSON file is no config that may leave, or nothing."""
     try:
-        content = json.loads(text)
+        content = parse_json(text)
     except ValueError as error:
         return f"not JSON ({error})"
     if not isinstance(content, dict) or ("schema" in content and name != METADATA):
@@ -247,7 +246,7 @@ def _without_unverified(path: Path, content: bytes) -> bytes:
 def _holds_walks(path: Path) -> bool:
     try:
         with safe_open(str(path), framework="pt") as stream:
-            header = json.loads((stream.metadata() or {}).get("monai_plan", "{}"))
+            header = parse_json((stream.metadata() or {}).get("monai_plan", "{}"))
     except (SafetensorError, ValueError) as error:
         raise ValueError(
             f"'{path}' is no readable safetensors file ({error}); put it back, or write it again"

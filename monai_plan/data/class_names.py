@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from monai_plan.utils import read_json
 
 __all__ = ["names_from_training", "names_of_classes"]
 
@@ -40,9 +41,9 @@ def names_from_training(file: str | os.PathLike, labels: Mapping[str, str] | Non
         )
         return dict(labels)
     try:
-        trained = json.loads(path.read_text(encoding="utf-8"))
+        trained = read_json(path)
     except ValueError as error:
-        raise ValueError(f"'{path}' is damaged ({error}). {_ADVICE}") from error
+        raise ValueError(f"the classes' names are damaged: {error}. {_ADVICE}") from error
     if not isinstance(trained, dict) or not all(isinstance(name, str) for name in trained.values()):
         raise ValueError(f"'{path}' holds {trained!r}, and not the names of classes. {_ADVICE}")
     if labels is not None and dict(labels) != trained:

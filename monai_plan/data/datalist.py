@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -20,7 +19,7 @@ from monai_plan.data.phantom import fundus_datalist, phantom_datalist
 from monai_plan.data.radiograph_table import RadiographRow, inside, read_source
 from monai_plan.transforms.load_radiograph import LoadRadiograph
 from monai_plan.transforms.radiograph_files import read_dicom_value
-from monai_plan.utils import PlanKeys, require_writable, write_json
+from monai_plan.utils import PlanKeys, read_json, require_writable, write_json
 
 __all__ = ["SPLITS", "build_datalist", "datalist_target", "load_datalist", "read_splits"]
 
@@ -31,6 +30,7 @@ SPLITS = ("training", "validation", "testing")
 DATALIST_NAME = "datalist.json"
 _MOST_FAULTS = 10  # reported together
 _FREE_BYTES = 2**20
+_MOST_DIGITS = 19  # of a label that is a number
 _PHANTOMS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {  # the lists' makers, the classes' names
     "chest": (phantom_datalist, ("normal", "tuberculosis")),
     "fundus": (fundus_datalist, ("no retinopathy", "mild", "moderate", "severe", "proliferative")),
@@ -173,15 +173,26 @@ def load_datalist(path: str | os.PathLike, dataset_dir: str | os.PathLike | None
             f"no datalist at '{path}'. Write one: python -m monai_plan datalist {path.parent} --output {path}"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError as error:
-        raise ValueError(f"'{path}' is not JSON ({error}). Write it again: python -m monai_plan datalist") from error
+        raise ValueError(f"{error}. Write it again: python -m monai_plan datalist") from error
     _check_structure(path, content)
-    base = Path(dataset_dir or path.parent / content.get("dataset_dir", "")).expanduser().resolve()
+    try:
+        base = Path(dataset_dir or path.parent / content.get("dataset_dir", "")).expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"the folder of the images that '{path}' names cannot be followed ({error}). Give it with --dataset_dir DIR"
+        ) from error
     missing = []
+    home: dict[Path, str] = {}
     for split in SPLITS:
         for record in content[split]:
             image = inside(base, record["image"])
+            if home.setdefault(image, split) != split:
+                raise ValueError(
+                    f"'{path}': '{record['image']}' in {split} is the file '{image}', which is in {home[image]} under "
+                    "another spelling or link. Write it again: python -m monai_plan datalist"
+                )
             record["image"] = str(image)
             if not image.is_file():
                 missing.append(str(image))
@@ -271,7 +282,7 @@ def _class_names(texts: Sequence[str], wanted: Sequence[str]) -> list[str]:
                 "label once, from class 0 on"
             )
         return ordered
-    if all(name.isdecimal() for name in names):
+    if all(name.isdecimal() and len(name) < _MOST_DIGITS for name in names):
         return sorted(names, key=int)
     if len(names) > 2:
         logger.warning(
@@ -334,6 +345,11 @@ def _check_images(root: Path, rows: Sequence[RadiographRow]) -> None:
     _collect(rows, "images", lambda row: load(root / row.file))
 
 
+def _are_labels(names: dict[str, Any]) -> bool:
+    numbered = sorted(names) == sorted(map(str, range(len(names))))
+    return numbered and len(names) > 1 and all(isinstance(name, str) for name in names.values())
+
+
 def _check_structure(path: Path, content: Any) -> None:
     again = "Write it again: python -m monai_plan datalist"
     if not isinstance(content, dict) or not all(isinstance(content.get(s), list) and content[s] for s in SPLITS):
@@ -341,10 +357,10 @@ def _check_structure(path: Path, content: Any) -> None:
     if not isinstance(content.get("dataset_dir", ""), str):
         raise ValueError(f"'{path}' has dataset_dir {content['dataset_dir']}; a folder's path is needed. {again}")
     names = content.get("labels")
-    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))) or len(names) < 2:
+    if not isinstance(names, dict) or not _are_labels(names):
         wanted = '{"0": "normal", "1": "…"}'
         raise ValueError(f"'{path}' has labels {names}; two or more, numbered as {wanted}, are needed. {again}")
-    if content.get("num_classes") != len(names):
+    if type(content.get("num_classes")) is not int or content["num_classes"] != len(names):
         raise ValueError(f"'{path}' has num_classes {content.get('num_classes')} and {len(names)} labels. {again}")
     seen: dict[tuple[str, str], tuple[str, int]] = {}
     for split in SPLITS:

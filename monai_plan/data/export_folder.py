@@ -12,7 +12,7 @@ from typing import Any
 
 from monai_plan.data.folder_lock import LOCK, held
 from monai_plan.data.image_shards import INDEX, ImageShards
-from monai_plan.utils import atomic_path, require_writable, sha256_of, write_json
+from monai_plan.utils import atomic_path, read_json, require_writable, sha256_of, write_json
 
 __all__ = ["DATALIST", "IMAGES", "MANIFEST", "SETTINGS", "ExportFolder"]
 
@@ -119,8 +119,7 @@ class ExportFolder:
         for name in present - {LOCK}:
             if _PASSING.fullmatch(name):
                 (self.path / name).unlink(missing_ok=True)
-        missing = (number for number in range(len(self.shards)) if not self.shards.is_written(number))
-        require_writable(self.path, sum(map(self.shards.images, missing)) * (bytes_of_one + _LISTED))
+        require_writable(self.path, self.shards.missing_images() * (bytes_of_one + _LISTED))
         if SETTINGS in present:
             return
         content = {"schema": SCHEMA, "version": VERSION, "settings": self.settings}
@@ -151,11 +150,11 @@ class ExportFolder:
 
     def _require_same_settings(self) -> None:
         try:
-            found = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))
-            begun = dict(found["settings"]) if found["schema"] == SCHEMA else None
+            found = read_json(self.path / SETTINGS)
+            begun = found["settings"] if found["schema"] == SCHEMA else None
         except (OSError, ValueError, LookupError, TypeError):
             begun = None
-        if begun is None:
+        if not isinstance(begun, dict):
             raise ValueError(f"'{self.path / SETTINGS}' is damaged, or of another program. {_ADVICE}")
         others = [
             f"{name} was {begun.get(name)!r} and now is {self.settings.get(name)!r}"

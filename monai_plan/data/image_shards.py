@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
+
+from monai_plan.utils import require_small, sha256_of
 
 __all__ = ["INDEX", "EncodedImage", "ImageShards"]
 
@@ -81,6 +84,13 @@ class ImageShards:
         """Whether shard ``number`` stands under its name."""
         return (self.folder(number) / INDEX).is_file()
 
+    def missing_images(self) -> int:
+        """How many images are still to be written, however many are asked for."""
+        names = os.listdir(self.root) if self.root.is_dir() else ()
+        numbers = {int(name) for name in names if re.fullmatch(r"\d{5,12}", name)}
+        written = (number for number in numbers if number < len(self) and self.is_written(number))
+        return self.per_class * self.classes - sum(map(self.images, written))
+
     def write(self, number: int, images: Iterable[EncodedImage]) -> None:
         """Write shard ``number``, whole or not at all; where another writer was first, its files stay.
 
@@ -115,12 +125,35 @@ class ImageShards:
             shutil.rmtree(part, ignore_errors=True)
 
     def rows(self, number: int) -> Iterator[dict[str, str]]:
-        """The lines of a shard's index, by :data:`COLUMNS`.
+        """The lines of a shard's index, by :data:`COLUMNS`: names as this shard has them, numbers that are some.
 
         Raises:
-            ValueError: at the end, if there are more or fewer than the shard has images.
+            OSError: the index cannot be read.
+            ValueError: a line is not of this shard, or there are more or fewer than the shard has images.
         """
-        yield from self._rows(number, self.folder(number))
+        names = self._names(number)
+        for row in self._rows(number, self.folder(number)):
+            if row.get("file") != next(names, None) or not _is_plausible(row):
+                raise ValueError(
+                    f"'{self.folder(number) / INDEX}' has the line {row}, which is none of this export; it was changed "
+                    "since it was written. Type the command of this export again in a new folder"
+                )
+            yield row
+
+    def image(self, number: int, row: Mapping[str, str]) -> Path:
+        """The file of a line of :meth:`rows`, after a look that it is the very one that was written.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is another one, or a link.
+        """
+        path = self.folder(number) / row["file"]
+        if path.is_symlink() or not path.is_file() or sha256_of(path) != row["sha256"]:
+            raise ValueError(
+                f"'{path}' is not the image that the index of its folder lists; it was changed or damaged since it was "
+                "written. Export it again in a new folder"
+            )
+        return path
 
     def tidy(self) -> None:
         """Delete shards that a kill, a crash or a hand has left incomplete; they are then made again.
@@ -150,10 +183,17 @@ class ImageShards:
 
     def _rows(self, number: int, folder: Path) -> Iterator[dict[str, str]]:
         count = 0
-        with (folder / INDEX).open(encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream):
-                count += 1
-                yield row
+        require_small(folder / INDEX)
+        try:
+            with (folder / INDEX).open(encoding="utf-8", newline="") as stream:
+                for row in csv.DictReader(stream, strict=True):
+                    count += 1
+                    yield row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(
+                f"'{folder / INDEX}' is no table in UTF-8 ({error}); it was changed or damaged since it was written. "
+                "Export these images again in a new folder"
+            ) from error
         if count != self.images(number):
             raise ValueError(
                 f"'{folder / INDEX}' lists {count} images instead of {self.images(number)}; it was changed since it "
@@ -179,6 +219,19 @@ class ImageShards:
             f"'{path}' is not of this export and would be in its way. Nothing was touched; move it away, or give "
             "another folder"
         )
+
+
+def _is_plausible(row: Mapping[str, str]) -> bool:
+    try:
+        numbers = [int(row[name]) for name in ("label", "path", "bytes")]
+        return (
+            set(row) == set(COLUMNS)
+            and min(numbers) >= 0
+            and math.isfinite(float(row["position"]))
+            and re.fullmatch("[0-9a-f]{64}", row["sha256"]) is not None
+        )
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def _sync(*paths: Path) -> None:

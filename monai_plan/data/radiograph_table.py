@@ -6,16 +6,20 @@ import csv
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TextIO
 
 from monai_plan.transforms.radiograph_files import RADIOGRAPH_SUFFIXES, is_radiograph
+from monai_plan.utils import require_small
 
 __all__ = ["RadiographRow", "inside", "read_source"]
 
 logger = logging.getLogger(__name__)
 
+_MOST_FAULTS = 10  # reported together
+_LONGEST_LINE = 2**20  # characters
 _CSV_NAMES = ("metadata.csv", "labels.csv")
 _COMMON = {
     "image": (
@@ -53,6 +57,8 @@ def inside(root: Path, name: str) -> Path:
     Raises:
         ValueError: the name is absolute, has ``..``, or leads outside through a link.
     """
+    if "\0" in name:
+        raise ValueError(f"path {name!r} contains a NUL byte, which no path has; the file that names it is damaged")
     relative = Path(name)
     if relative.is_absolute() or ".." in relative.parts:
         raise ValueError(
@@ -61,8 +67,11 @@ def inside(root: Path, name: str) -> Path:
         )
     try:
         path = (root / relative).resolve()
-    except (OSError, RuntimeError) as error:
-        raise ValueError(f"path '{name}' cannot be followed ({error}); it may be a link to itself") from error
+        path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"path '{name[:200]}' cannot be followed ({error}); it may be a link to itself, too long, or damaged"
+        ) from error
     if not path.is_relative_to(root.resolve()):
         raise ValueError(
             f"path '{name}' is a link that leads to '{path}', outside the data folder '{root}'. Copy the file "
@@ -107,6 +116,8 @@ def read_source(
             which.
     """
     source = Path(source).expanduser()
+    if not source.is_dir() and source.exists():
+        require_small(source)
     if not source.exists():
         raise ValueError(f"no file or folder at '{source}'. Give the folder of the images, or a CSV that lists them")
     if source.is_file() and tables:
@@ -212,16 +223,8 @@ def _rows_of_table(
 ) -> list[RadiographRow]:
     """The rows of one table; ``seen`` maps the files of all tables to where they are named, and grows."""
     table = root / name
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as stream:
-            first = stream.readline()
-            stream.seek(0)
-            reader = csv.DictReader(stream, delimiter=max(",;\t", key=first.count), strict=True)
-            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
-            lines = [(reader.line_num, line.pop(None, []), line) for line in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"'{table}' is not readable as CSV in UTF-8 ({error}). Save it as 'CSV UTF-8'") from error
-    columns = [column for column in reader.fieldnames if column]
+    lines = _lines(table)
+    columns = [column for column in next(lines)[1] if column]
     if len(set(columns)) < len(columns):
         raise ValueError(f"'{table}' names a column twice ({', '.join(columns)}). Rename one")
     if any(column.lower().endswith(RADIOGRAPH_SUFFIXES) for column in columns):
@@ -241,7 +244,7 @@ def _rows_of_table(
             )
     logger.info("columns of '%s': %s", table, ", ".join(f"{role}={column}" for role, column in used.items()))
     rows: list[RadiographRow] = []
-    faults: list[str] = []
+    faults = _Faults()
     listings: dict[Path, dict[str, list[str]]] = {}
     for number, more, line in lines:
         if not any(text and text.strip() for text in (*more, *line.values())):
@@ -264,14 +267,53 @@ def _rows_of_table(
             continue
         if path in seen:
             faults.append(f"line {number}: '{row.file}' is the same file as in {seen[path]}")
+            continue
         seen[path] = f"line {number} of '{name}'"
         rows.append(row)
-    if faults:
-        others = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise ValueError(f"'{table}' has {len(faults)} faulty lines:\n  " + "\n  ".join(faults[:10]) + others)
+    if faults.count:
+        others = f"\n  and {faults.count - _MOST_FAULTS} more" if faults.count > _MOST_FAULTS else ""
+        raise ValueError(f"'{table}' has {faults.count} faulty lines:\n  " + "\n  ".join(faults.first) + others)
     if not rows:
         raise ValueError(f"'{table}' lists no images; only its header was found")
     return rows
+
+
+class _Faults:
+    """How many there are, and the first of them: a hostile table may have millions."""
+
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self.count = 0
+
+    def append(self, fault: str) -> None:
+        self.count += 1
+        if self.count <= _MOST_FAULTS:
+            self.first.append(fault)
+
+
+def _lines(table: Path) -> Iterator[tuple[int, list[str], dict[str, str]]]:
+    """The header's columns as (1, columns, {}); then each line's number, what exceeds the columns, and the values."""
+    try:
+        require_small(table)
+        with table.open(encoding="utf-8-sig", newline="") as stream:
+            first = stream.readline(_LONGEST_LINE)
+            stream.seek(0)
+            delimiter = max(",;\t", key=first.count)
+            reader = csv.DictReader(_short_lines(stream), delimiter=delimiter, strict=True)
+            reader.fieldnames = [column.strip() for column in reader.fieldnames or ()]
+            yield 1, list(reader.fieldnames), {}
+            for line in reader:
+                more: Any = line.pop(None, [])
+                yield reader.line_num, more, line
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"'{table}' is not readable as CSV in UTF-8 ({error}). Save it as 'CSV UTF-8'") from error
+
+
+def _short_lines(stream: TextIO) -> Iterator[str]:
+    while line := stream.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise csv.Error(f"a line has {_LONGEST_LINE} characters or more")
+        yield line
 
 
 _FIELDS = {"file": "image", "label": "label", "patient": "patient", "group": "group"}

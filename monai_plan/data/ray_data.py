@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,13 +16,14 @@ from monai.utils import optional_import
 
 from monai_plan.data.export import ImageExport, shards_of
 from monai_plan.data.export_folder import DATALIST, MANIFEST, SETTINGS
+from monai_plan.data.image_shards import INDEX as SHARD_INDEX
 from monai_plan.data.image_shards import ImageShards
 from monai_plan.data.ray_cluster import RayActors, connected_ray
 from monai_plan.latent.gate import PrivacyGate
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.transforms.radiograph_files import read_radiograph
-from monai_plan.utils import PlanKeys
+from monai_plan.utils import PlanKeys, read_json, sha256_of
 
 __all__ = ["export_images_with_ray", "exported_dataset", "synthetic_dataset"]
 
@@ -146,17 +146,33 @@ def exported_dataset(folder: FilePath) -> Any:
         OptionalImportError: Ray is not installed (extra ``ray``).
         ValueError: there is no finished export.
     """
-    path = Path(_absolute(folder))
+    shards = finished_shards(Path(_absolute(folder)))
+    return _numbers(range(len(shards))).map_batches(_read_shards, batch_size=1, fn_kwargs={"shards": shards})
+
+
+def finished_shards(path: Path) -> ImageShards:
+    """The shards of a finished export, all of them there, with the indices that its manifest lists.
+
+    Raises:
+        ValueError: there is no finished export, or it was changed since.
+    """
     try:
-        settings = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["settings"]
-        sizes = (settings["per_class"], settings["shard_size"])
-        shards = shards_of(path, settings["format"], len(settings["classes"]), *sizes)
+        manifest = read_json(path / MANIFEST)
+        settings, files = manifest["settings"], manifest["files"]
+        classes, each, size = len(settings["classes"]), settings["per_class"], settings["shard_size"]
+        if not all(type(number) is int and number >= 1 for number in (each, size // max(classes, 1), classes)):
+            raise ValueError(f"{each} images of each of {classes} classes, {size} in a shard")
+        shards = shards_of(path, settings["format"], classes, each, size)
+        for number in range(len(shards)):
+            index = shards.folder(number) / SHARD_INDEX
+            if sha256_of(index) != files[index.relative_to(path).as_posix()]:
+                raise ValueError(f"'{index}' is another one than is listed")
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"'{path}' has no readable {MANIFEST} of an export ({error}); it is another folder, or the export has not "
-            "ended. Call it again with the same settings"
+            f"'{path}' has no readable {MANIFEST} of an export, or another export's ({error}); it is another folder, "
+            "the export has not ended, or it was changed since. Export again in a new folder"
         ) from error
-    return _numbers(range(len(shards))).map_batches(_read_shards, batch_size=1, fn_kwargs={"shards": shards})
+    return shards
 
 
 class _Source(NamedTuple):
@@ -220,9 +236,8 @@ class _ShardRenderer(_ShardMaker):
 
 def _read_shards(batch: Columns, shards: ImageShards) -> Iterator[Columns]:
     for number in batch[SHARD].tolist():
-        folder = shards.folder(number)
         rows = (
-            (_signed_image(folder / row["file"]), int(row["label"]), int(row["path"]), float(row["position"]))
+            (_signed_image(shards.image(number, row)), int(row["label"]), int(row["path"]), float(row["position"]))
             for row in shards.rows(number)
         )
         yield from _in_parts(rows, shards.first(number))

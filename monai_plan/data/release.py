@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 import shutil
@@ -21,7 +20,16 @@ from monai_plan.data.class_names import names_of_classes
 from monai_plan.latent.frozen import device_of
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
-from monai_plan.utils import atomic_path, image_grid, require_writable, save_png, sha256_of, weights_digest, write_json
+from monai_plan.utils import (
+    atomic_path,
+    image_grid,
+    read_json,
+    require_writable,
+    save_png,
+    sha256_of,
+    weights_digest,
+    write_json,
+)
 
 __all__ = ["verified_alone", "write_release"]
 
@@ -233,7 +241,7 @@ def _require_replaceable(folder: Path) -> None:
         return
     advice = "Nothing was touched; give another folder, or move them away"
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = read_json(folder / MANIFEST)
         known = {MANIFEST, *manifest["files"]} if manifest["schema"] == SCHEMA else set()
     except (OSError, ValueError, LookupError, TypeError):
         known = set()

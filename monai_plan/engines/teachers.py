@@ -88,7 +88,12 @@ def load_teachers(path: str | os.PathLike, like: nn.Module) -> list[nn.Module]:
         FileNotFoundError: there is no such file.
         ValueError: it is broken, of another kind, or of other networks.
     """
-    tensors, header = load_tensors(path, schema=SCHEMA)
+    tensors, header = load_tensors(path, SCHEMA, meta_kinds={"count": int})
+    if not 1 <= header["count"] <= len(tensors):
+        raise ValueError(
+            f"'{path}' names {header['count']} teachers and holds {len(tensors)} tensors; it was changed or is "
+            "damaged. Run the stage train_label again"
+        )
     teachers = []
     for number in range(header["count"]):
         prefix = f"{number}."

@@ -16,8 +16,8 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
-from monai_plan.utils import atomic_path
-from monai_plan.utils.weights import UNREADABLE
+from monai_plan.utils import atomic_path, require_small, require_stored
+from monai_plan.utils.weights import MOST_BYTES
 
 __all__ = ["ResumableCheckpoint"]
 
@@ -69,11 +69,14 @@ class ResumableCheckpoint:
             return
         advice = f"Delete '{self.path}' to start this stage anew"
         try:
+            require_small(self.path, MOST_BYTES)
+            require_stored(self.path)
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             if not isinstance(saved, dict):
                 raise TypeError(f"it holds a {type(saved).__name__}")
             version, position, state = int(saved["version"]), dict(saved["position"]), dict(saved["state"])
-        except UNREADABLE as error:
+            epoch, iteration = int(position["epoch"]), int(position["iteration"])
+        except Exception as error:  # damaged files make torch raise many kinds
             raise ValueError(
                 f"'{self.path}' is no readable checkpoint ({error}); it is truncated or foreign. {advice}"
             ) from error
@@ -92,6 +95,6 @@ class ResumableCheckpoint:
                 raise ValueError(
                     f"'{name}' in '{self.path}' is of another configuration ({error}). {advice}"
                 ) from error
-        engine.state.epoch = position["epoch"]
-        engine.state.iteration = position["iteration"]
-        logger.info("resumed from '%s' after epoch %d", self.path, position["epoch"])
+        engine.state.epoch = epoch
+        engine.state.iteration = iteration
+        logger.info("resumed from '%s' after epoch %d", self.path, epoch)

@@ -72,7 +72,8 @@ class AnchorSet:
             FileNotFoundError: there is no such file.
             ValueError: it is broken or of another kind.
         """
-        tensors, header = load_tensors(path, schema="anchor_set")
+        kinds = {"origin": str, "meta": dict}
+        tensors, header = load_tensors(path, "anchor_set", names=("latents", "labels"), meta_kinds=kinds)
         return cls(tensors["latents"], tensors["labels"], header["origin"], header["meta"])
 
 

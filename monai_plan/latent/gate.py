@@ -25,6 +25,7 @@ from monai_plan.latent.frozen import device_of
 from monai_plan.latent.gate_audit import SENSITIVITY, planted_sensitivity
 from monai_plan.metrics.nearest import nearest_rows
 from monai_plan.networks.nets.identity_embedder import IdentityEmbedder
+from monai_plan.networks.nets.saved_network import restored
 from monai_plan.utils import PlanKeys, load_tensors, save_tensors, uniform_at
 
 __all__ = ["PrivacyGate", "require_holdout"]
@@ -213,9 +214,16 @@ class PrivacyGate(nn.Module):
             FileNotFoundError: there is no such file.
             ValueError: it is broken or of another kind.
         """
-        tensors, meta = load_tensors(path, schema="privacy_gate")
-        embedder = IdentityEmbedder(**meta["embedder"])
-        embedder.load_state_dict({k.removeprefix(_EMBEDDER): v for k, v in tensors.items() if k.startswith(_EMBEDDER)})
+        kinds: dict[str, Any] = {"embedder": dict, "threshold": (int, float), "calibration": dict}
+        tensors, meta = load_tensors(path, "privacy_gate", names=("gallery",), meta_kinds=kinds)
+        weights = {k.removeprefix(_EMBEDDER): v for k, v in tensors.items() if k.startswith(_EMBEDDER)}
+        embedder = restored(IdentityEmbedder, meta["embedder"], weights, path)
+        width = meta["embedder"]["embedding_size"]
+        if tensors["gallery"].dtype != torch.float32 or tensors["gallery"].shape[1:] != (width,):
+            raise ValueError(
+                f"the gallery in '{path}' is {tensors['gallery'].dtype} {tuple(tensors['gallery'].shape)}, and float32 "
+                f"[N, {width}] is needed; the file was changed or is damaged. Run the stage train_gate again"
+            )
         gate = cls(_for_inference(embedder), tensors["gallery"], meta["threshold"], meta["calibration"])
         gate.gallery.copy_(tensors["gallery"])  # the same bits: normalising twice rounds twice
         return gate

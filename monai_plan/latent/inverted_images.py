@@ -142,5 +142,9 @@ class InvertedImages:
                 f"'{path}' holds {sorted(tensors)} and {sorted(header)}, and {sorted(_TENSORS)} and "
                 f"{sorted((*_NAMES, 'meta'))} are needed; invert the images again"
             )
-        patients, images, splits = (tuple(header[name]) for name in _NAMES)
+        columns = [header[name] for name in _NAMES]
+        plain = all(isinstance(column, list) and all(isinstance(name, str) for name in column) for column in columns)
+        if not plain or not isinstance(header["meta"], dict):
+            raise ValueError(f"'{path}' has names of patients, images or splits that are no text; invert them again")
+        patients, images, splits = map(tuple, columns)
         return cls(**tensors, patients=patients, images=images, splits=splits, meta=header["meta"])

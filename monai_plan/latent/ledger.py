@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 from monai_plan.latent.aggregation import Group, Grouping
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.utils.files import require_private, sha256_of, write_json
+from monai_plan.utils.given_file import read_json
 
 __all__ = ["Ledger", "ReleaseRecord", "Touched", "TouchedWalks", "WalkRecord"]
 
@@ -260,11 +260,11 @@ class Ledger:
             )
         require_private(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_json(path)
         except ValueError as error:
             raise ValueError(
-                f"'{path}' ({path.stat().st_size} bytes) is no readable JSON ({error}); it is truncated or of another "
-                "format. Restore it from your copy"
+                f"{error}. There is no readable JSON of a ledger; it is truncated or of another format. Restore it "
+                "from your copy"
             ) from error
         _require_schema(path, content)
         try:

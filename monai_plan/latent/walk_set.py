@@ -65,5 +65,7 @@ class WalkSet:
             FileNotFoundError: there is no such file.
             ValueError: it is broken or of another kind.
         """
-        tensors, header = load_tensors(path, schema="walk_set")
+        kinds = {"kind": str, "meta": dict}
+        names = ("points", "labels", "verified")
+        tensors, header = load_tensors(path, "walk_set", names=names, meta_kinds=kinds)
         return cls(tensors["points"], tensors["labels"], tensors["verified"], header["kind"], header["meta"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from monai_plan.report.audit_material import HELD_OUT, AuditMaterial
 from monai_plan.report.audit_tests import TESTS, AuditTargets
 from monai_plan.report.utility_table import ABOUT
 from monai_plan.report.verdicts import require_limits
-from monai_plan.utils import machine_name, patient_of, sha256_of
+from monai_plan.utils import machine_name, patient_of, read_json, sha256_of
 from monai_plan.utils.files import json_text
 
 __all__ = ["audit_release", "print_verdict", "require_audit", "shareable_config"]
@@ -192,12 +191,24 @@ def print_verdict(certificate: str | os.PathLike, exit_code: bool = False) -> st
 
     Returns:
         The verdict: "passed", "failed" or "unclear".
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no certificate.
     """
     path = Path(certificate)
-    record = json.loads(path.read_text(encoding="utf-8"))
-    for test in record["tests"]:
-        print(f"{test['verdict']:>8}  {test['id']:<36} {_figure(test)}")
-    overall = record["verdict"]["overall"]
+    try:
+        record = read_json(path)
+        lines = [f"{test['verdict']:>8}  {test['id']:<36} {_figure(test)}" for test in record["tests"]]
+        overall = record["verdict"]["overall"]
+        if overall not in ("passed", "failed", "unclear"):
+            raise ValueError(f"its verdict is {overall!r}")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"'{path}' is no certificate of an audit ({error!r}); it was changed or is damaged. Audit again: python -m "
+            "monai_plan audit"
+        ) from error
+    print("\n".join(lines))
     print(f"verdict: {overall}; certificate, model card and datasheet in {path.parent}")
     if exit_code and overall != "passed":
         raise SystemExit(1)

@@ -8,11 +8,12 @@ from typing import Any
 
 from monai.utils import optional_import
 
-from monai_plan.utils import require_private
+from monai_plan.utils import read_given, require_private
 
 __all__ = ["SIGNATURE_SUFFIX", "load_signing_key", "verify_signature"]
 
 SIGNATURE_SUFFIX = ".sig"
+MOST_BYTES = 2**16  # of a key or a signature
 ADVICE = 'signatures need cryptography: pip install "monai_plan[sign]"'
 MAKE_KEY = (
     "Make a key with: openssl genpkey -algorithm ed25519 -out signing.pem && chmod 600 signing.pem; and its public "
@@ -39,8 +40,8 @@ def load_signing_key(path: str | os.PathLike) -> Any:
         ValueError: other users may read it, or it is no PEM key, encrypted, or a key of another kind.
         ImportError: cryptography is not installed.
     """
-    content = Path(path).read_bytes()
     require_private(path)
+    content = read_given(Path(path), MOST_BYTES)
     load = serialization.load_pem_private_key
     try:
         key = load(content, password=None)
@@ -73,9 +74,9 @@ def verify_signature(certificate: str | os.PathLike, public_key: str | os.PathLi
         ValueError: the file was changed after it was signed, another key signed it, or the public key is none.
         ImportError: cryptography is not installed.
     """
-    content = Path(certificate).read_bytes()
-    signature = Path(f"{os.fspath(certificate)}{SIGNATURE_SUFFIX}").read_bytes()
-    pem = Path(public_key).read_bytes()
+    content = read_given(Path(certificate))
+    signature = read_given(Path(f"{os.fspath(certificate)}{SIGNATURE_SUFFIX}"), MOST_BYTES)
+    pem = read_given(Path(public_key), MOST_BYTES)
     load = serialization.load_pem_public_key
     try:
         key = load(pem)

@@ -79,7 +79,7 @@ class LoadRadiograph(Transform):
                 pixels, constant, or holds NaN; the message names the file, the value and the remedy.
         """
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ValueError(
                 f"no file at '{path}'. It may have been moved since the datalist was written, or the data folder is "
                 "not mounted: check the path, or give the folder with --dataset_dir DIR"

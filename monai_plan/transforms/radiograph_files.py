@@ -6,10 +6,12 @@ for. Only pixels leave it: no header value of any format is returned.
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from monai.utils import OptionalImportError, optional_import
@@ -28,7 +30,11 @@ _NIFTIS = (".nii", ".nii.gz")
 RADIOGRAPH_SUFFIXES = _PICTURES + _DICOMS + _NIFTIS
 
 MAX_PIXELS = 100_000_000  # of one image; a detector has 10 to 30 million, a small hostile file can claim far more
-MAX_VOXELS = 1_000_000_000  # of one volume
+MAX_VOLUME_BYTES = 1_100_000_000  # of one volume; 512 x 512 x 1000 in float32 are 1049 million
+MAX_FILE_BYTES = 800_000_000  # of one DICOM file
+MAX_UNPACKED_BYTES = 250_000_000  # of a deflated one
+_AT_ONCE = 2**20  # bytes unpacked at once
+_GZIP_RATIO = 1032  # deflate packs no more into a byte (RFC 1951: 258 bytes in two bits)
 _DETECTOR_BITS = (12, 14)  # depths that are stored in 16 bits
 
 
@@ -59,7 +65,22 @@ def read_radiograph(path: Path, slice_rule: str | int | None) -> np.ndarray:
         )
     if path.stat().st_size == 0:
         raise ValueError(f"'{path}' is empty (0 bytes); a copy may have been interrupted. Copy it once more")
-    return {"picture": _read_picture, "dicom": _read_dicom, "nifti": _read_nifti}[kind](path, slice_rule)
+    try:
+        pixels = {"picture": _read_picture, "dicom": _read_dicom, "nifti": _read_nifti}[kind](path, slice_rule)
+    except (_Unusable, OptionalImportError):
+        raise
+    except Exception as error:  # decoders raise many kinds on damaged files
+        raise ValueError(
+            f"'{path}' ({os.path.getsize(path)} bytes) cannot be decoded ({type(error).__name__}: {error}); it is "
+            "corrupt, truncated, or of another format than its name says. Copy it once more, or leave it out of the "
+            "data set"
+        ) from error
+    if not np.isfinite(pixels).all():
+        raise ValueError(
+            f"'{path}' has grey values that are NaN or infinite once rescaled; its rescale slope, window or table is "
+            "damaged. Export it again from the archive, or leave it out"
+        )
+    return pixels
 
 
 def read_dicom_value(path: Path, keyword: str) -> str:
@@ -73,9 +94,19 @@ def read_dicom_value(path: Path, keyword: str) -> str:
         raise ValueError(f"'{keyword}' is no DICOM keyword. Keywords are written as PatientID or StudyInstanceUID")
     if _format_of(path) != "dicom":
         raise ValueError(f"'{path}' is not a DICOM file, so it has no {keyword}. Name the patient by a CSV column")
-    header = _open_dicom(path, stop_before_pixels=True)
-    with pydicom.config.disable_value_validation():  # it warns of an invalid value, and names it: a patient's, in a log
-        value = str(header.get(keyword, "") or "").strip()
+    try:
+        header = _open_dicom(path, stop_before_pixels=True)
+        with (
+            pydicom.config.disable_value_validation()
+        ):  # it warns of an invalid value, and names it: a patient's, logged
+            value = str(header.get(keyword, "") or "").strip()
+    except _Unusable:
+        raise
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        raise ValueError(
+            f"the {keyword} of '{path}' cannot be read ({type(error).__name__}: {error}); the file is corrupt or "
+            "truncated. Copy it once more, or leave it out"
+        ) from error
     if not value:
         raise ValueError(f"'{path}' has no {keyword}, or an empty one. Name another tag, or list the patients in a CSV")
     return value
@@ -95,16 +126,13 @@ def _need(present: bool, package: str) -> None:
         raise OptionalImportError(f'{package} is needed to read this image: pip install "monai_plan[images]"')
 
 
-def _broken(path: Path, error: BaseException) -> ValueError:
-    return ValueError(
-        f"'{path}' ({os.path.getsize(path)} bytes) cannot be decoded ({type(error).__name__}: {error}); it is corrupt, "
-        "truncated, or of another format than its name says. Copy it once more, or leave it out of the data set"
-    )
+class _Unusable(ValueError):
+    """A refusal with a message of its own, as against what a decoder raises."""
 
 
 def _refuse_huge(path: Path, count: float, limit: int, what: str) -> None:
     if count > limit:
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' claims {what}, more than the {limit // 1_000_000} million that are read here; it may be a "
             "decompression bomb or a damaged header, and was not decoded. Shrink it with a program you trust"
         )
@@ -115,7 +143,7 @@ def _one_slice(path: Path, depth: int, slice_rule: str | int | None, what: str) 
     if depth == 1:
         return [0]
     if slice_rule is None:
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' holds {depth} {what} and slice_rule is None, which accepts single images only. Give "
             'slice_rule="middle", "max_projection" or an index'
         )
@@ -123,7 +151,7 @@ def _one_slice(path: Path, depth: int, slice_rule: str | int | None, what: str) 
         return list(range(depth))
     index = depth // 2 if slice_rule == "middle" else int(slice_rule)
     if not -depth <= index < depth:
-        raise ValueError(f"'{path}' holds {depth} {what}, and slice_rule={index} is outside 0 to {depth - 1}")
+        raise _Unusable(f"'{path}' holds {depth} {what}, and slice_rule={index} is outside 0 to {depth - 1}")
     return [index % depth]
 
 
@@ -137,14 +165,17 @@ def _scaled(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
     if high == low:
         return np.zeros(pixels.shape, np.float32)
     exact = np.result_type(pixels.dtype, np.float32)  # float32 up to 16 bits, float64 above
-    return np.clip((pixels.astype(exact) - low) / (high - low), 0, 1).astype(np.float32)
+    values = pixels.astype(exact)
+    values -= low  # in place: an image may have a hundred million of them
+    values /= high - low
+    return np.clip(values, 0, 1, out=values).astype(np.float32, copy=False)
 
 
 def _robust(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Scale by the 0.5th and 99.5th percentiles, for values whose unit and range are not written anywhere."""
     bad = int(np.count_nonzero(~np.isfinite(pixels)))
     if bad:
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' has {bad} values that are NaN or infinite of {pixels.size}; a processing step may have divided "
             "by zero. Replace them (e.g. numpy.nan_to_num) and save the image again"
         )
@@ -163,16 +194,11 @@ def _read_picture(path: Path, slice_rule: str | int | None) -> np.ndarray:
         picture = PILImage.open(path, formats=("PNG", "JPEG"))
     except PILImage.DecompressionBombError:
         _refuse_huge(path, math.inf, MAX_PIXELS, "more than 178 million pixels")
-    except Exception as error:  # Pillow raises many kinds on damaged files
-        raise _broken(path, error) from error
     with picture:
         width, height = picture.size
         _refuse_huge(path, width * height, MAX_PIXELS, f"{width} x {height} pixels")
-        try:
-            picture.load()
-            picture = PILImageOps.exif_transpose(picture)
-        except Exception as error:  # as above
-            raise _broken(path, error) from error
+        picture.load()
+        picture = PILImageOps.exif_transpose(picture)
         if picture.mode.startswith("I"):
             pixels = np.asarray(picture).astype(np.int32)[..., None]
             return _scaled(pixels, 0, _detector_range(pixels, 16))
@@ -190,10 +216,24 @@ def _read_picture(path: Path, slice_rule: str | int | None) -> np.ndarray:
 
 
 def _open_dicom(path: Path, stop_before_pixels: bool = False) -> Any:
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
-    except Exception as error:  # pydicom raises many kinds on damaged files
-        raise _broken(path, error) from error
+    _refuse_huge(path, path.stat().st_size, MAX_FILE_BYTES, f"{path.stat().st_size} bytes")
+    with path.open("rb") as stream:
+        pydicom.filereader.read_preamble(stream, force=False)
+        meta = pydicom.filereader.read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2)
+        if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+            _refuse_huge(path, _unpacked(stream), MAX_UNPACKED_BYTES, "more bytes once unpacked")
+    return pydicom.dcmread(path, stop_before_pixels=stop_before_pixels)
+
+
+def _unpacked(stream: BinaryIO) -> int:
+    """How many bytes the rest of a raw deflate stream unpacks to, counted to just above :data:`MAX_UNPACKED_BYTES`."""
+    unpacker, count = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    while count <= MAX_UNPACKED_BYTES and not unpacker.eof:
+        packed = unpacker.unconsumed_tail or stream.read(_AT_ONCE)
+        if not packed:
+            break
+        count += len(unpacker.decompress(packed, _AT_ONCE))
+    return count
 
 
 def _read_dicom(path: Path, slice_rule: str | int | None) -> np.ndarray:
@@ -202,7 +242,7 @@ def _read_dicom(path: Path, slice_rule: str | int | None) -> np.ndarray:
     rows, columns = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
     frames = int(header.get("NumberOfFrames") or 1)
     if not rows or not columns:
-        raise ValueError(f"'{path}' is DICOM without an image ({header.get('SOPClassUID', 'no class')}). Leave it out")
+        raise _Unusable(f"'{path}' is DICOM without an image ({header.get('SOPClassUID', 'no class')}). Leave it out")
     _refuse_huge(path, rows * columns, MAX_PIXELS, f"{columns} x {rows} pixels")
     image: np.ndarray | None = None
     for index in _one_slice(path, frames, slice_rule, "frames"):
@@ -216,14 +256,11 @@ def _dicom_frame(path: Path, header: Any, index: int) -> np.ndarray:
     """One frame as a viewer shows it: modality rescale, then the VOI table or window, then polarity (PS3.3 C.11)."""
     syntax = header.file_meta.get("TransferSyntaxUID")
     if syntax and not _decodable(syntax):
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' is compressed as {syntax.name} and no installed decoder reads that. Install one: pip install "
             "pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the file (e.g. gdcmconv --raw)"
         )
-    try:
-        pixels = dicom_pixels.pixel_array(header, index=index)
-    except Exception as error:  # decoders raise many kinds on damaged files
-        raise _broken(path, error) from error
+    pixels = dicom_pixels.pixel_array(header, index=index)
     colours = header.PhotometricInterpretation
     if colours == "PALETTE COLOR":
         pixels = dicom_pixels.apply_color_lut(pixels, header)[..., :3]
@@ -234,8 +271,8 @@ def _dicom_frame(path: Path, header: Any, index: int) -> np.ndarray:
         return _robust(path, pixels)[..., None]
     try:
         image = _grey_values(header, pixels)
-    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
-        raise ValueError(
+    except Exception as error:  # pydicom raises many kinds on strange entries
+        raise _Unusable(
             f"'{path}' has a grey-value description (rescale, window or lookup table) that cannot be applied: {error}. "
             "Export it again from the archive, or convert it to 16-bit PNG"
         ) from error
@@ -283,34 +320,49 @@ def _voi_table(header: Any, item: Any) -> tuple[np.ndarray, int]:
 # NIfTI
 
 
+def _check_gzip(path: Path) -> None:
+    """Read to the end, where the checksum stands; nibabel stops before it.
+
+    Raises:
+        OSError: the checksum is that of other voxels.
+    """
+    count = 0
+    with gzip.open(path) as stream:
+        while block := stream.read(_AT_ONCE):
+            count += len(block)
+            _refuse_huge(path, count, MAX_VOLUME_BYTES, "more bytes once unpacked")
+
+
 def _read_nifti(path: Path, slice_rule: str | int | None) -> np.ndarray:
     _need(_has_nibabel, "nibabel")
-    try:
-        scan = nibabel.load(path)
-    except Exception as error:  # nibabel raises many kinds on damaged files
-        raise _broken(path, error) from error
+    scan = nibabel.load(path)
     shape = scan.shape
-    _refuse_huge(path, math.prod(shape), MAX_VOXELS, f"{' x '.join(map(str, shape))} voxels")
+    claimed = f"{' x '.join(map(str, shape))} voxels of {scan.get_data_dtype()}"
+    size = math.prod(shape) * scan.get_data_dtype().itemsize
+    _refuse_huge(path, size, MAX_VOLUME_BYTES, f"{claimed}, {size} bytes")
+    if size > path.stat().st_size * (_GZIP_RATIO if path.name.lower().endswith(".gz") else 1):
+        raise ValueError(f"no file of this size holds {claimed}")  # before memory is taken for them
     if len(shape) < 2 or scan.get_data_dtype().kind not in "iuf":
-        raise ValueError(
+        raise _Unusable(
             f"'{path}' has shape {shape} of type {scan.get_data_dtype()}; one image or one volume of plain numbers is "
             "needed. Save it as such, or as PNG"
         )
-    try:
-        voxels = np.asanyarray(scan.dataobj)
-        voxels = voxels.reshape(shape[:2] + (shape[2] if len(shape) > 2 else 1, math.prod(shape[3:])))
-        # canonical axes: index 0 grows to the patient's right, 1 to the front, 2 to the head
-        voxels = nibabel.orientations.apply_orientation(voxels, nibabel.orientations.io_orientation(scan.affine))
-    except Exception as error:  # as above
-        raise _broken(path, error) from error
+    if path.name.lower().endswith(".gz"):
+        _check_gzip(path)
+    voxels = scan.dataobj.get_unscaled()  # as few bytes as in the file
+    voxels = voxels.reshape(shape[:2] + (shape[2] if len(shape) > 2 else 1, math.prod(shape[3:])))
+    # canonical axes: index 0 grows to the patient's right, 1 to the front, 2 to the head
+    voxels = nibabel.orientations.apply_orientation(voxels, nibabel.orientations.io_orientation(scan.affine))
     if 1 not in voxels.shape[:3]:
         if voxels.shape[3] > 1:
-            raise ValueError(
+            raise _Unusable(
                 f"'{path}' has shape {shape}, a series of volumes; one image or one volume is needed. Save one of them"
             )
-        voxels = voxels[:, :, _one_slice(path, voxels.shape[2], slice_rule, "slices")].max(axis=2, keepdims=True)
+        chosen = voxels[:, :, _one_slice(path, voxels.shape[2], slice_rule, "slices")]
+        voxels = (chosen.min if scan.dataobj.slope < 0 else chosen.max)(axis=2, keepdims=True)
     flat = 2 if voxels.shape[2] == 1 else voxels.shape.index(1)
     plane = np.take(voxels, 0, axis=flat)
     _refuse_huge(path, plane.shape[0] * plane.shape[1], MAX_PIXELS, f"{plane.shape[0]} x {plane.shape[1]} pixels")
+    plane = nibabel.volumeutils.apply_read_scaling(plane, scan.dataobj.slope, scan.dataobj.inter)
     # as a radiologist looks at it: the patient's right (or front) on the viewer's left, front (or head) on top
     return _robust(path, plane[::-1, ::-1].transpose(1, 0, 2))

@@ -14,6 +14,7 @@ from .checks import fingerprint, require_counts, require_own_folder, require_see
 from .enums import PlanKeys
 from .errors import RunError
 from .files import atomic_path, locked, require_private, require_writable, sha256_of, write_json
+from .given_file import parse_json, read_given, read_json, require_listed, require_small
 from .half_precision import autocast_dtype, has_half_precision
 from .machine import machine_name
 from .patients import class_of_patient, patient_of
@@ -23,4 +24,4 @@ from .pseudonyms import pseudonym, read_or_make_key
 from .seeding import generator_for, uniform_at
 from .tensor_file import load_tensors, save_tensors
 from .torchvision_ops import import_torchvision
-from .weights import load_weights, read_weights, weights_digest
+from .weights import load_weights, read_weights, require_stored, weights_digest

@@ -12,10 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from monai_plan.utils.files import atomic_path, require_private
+from monai_plan.utils.given_file import read_given
 
 __all__ = ["pseudonym", "read_or_make_key"]
 
 KEY_BYTES = 32
+_MOST_BYTES = 2**16
 DIGITS = 32
 """Hexadecimal digits of a pseudonym: 128 bits, so that no two patients ever share one."""
 
@@ -41,7 +43,7 @@ def read_or_make_key(path: str | os.PathLike) -> bytes:
     if not path.exists():
         _make_key(path)
     require_private(path)
-    content = path.read_bytes().strip()
+    content = read_given(path, _MOST_BYTES).strip()
     if not re.fullmatch(rb"[0-9a-fA-F]{%d}" % (2 * KEY_BYTES), content):
         raise ValueError(
             f"'{path}' holds no key: {2 * KEY_BYTES} hexadecimal digits are needed and {len(content)} other characters "

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
+import zipfile
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-__all__ = ["load_weights", "read_weights", "weights_digest"]
+from monai_plan.utils.given_file import require_listed, require_small
 
-UNREADABLE = (RuntimeError, OSError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError)
-"""What ``torch.load(weights_only=True)``, and a look into what it gave, raise on a truncated or foreign file."""
+__all__ = ["load_weights", "read_weights", "require_stored", "weights_digest"]
 
 Network = TypeVar("Network", bound=torch.nn.Module)
+MOST_BYTES = 2**36
 
 
 def weights_digest(network: torch.nn.Module) -> str:
@@ -36,7 +35,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, foreign, or holds something else than named tensors.
+        ValueError: the file is truncated, foreign, another one than the list of its folder names, holds something else
+            than named tensors, or claims to be larger than it is.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,18 +44,43 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             f"no weights at '{path}'. An earlier stage writes them: run `python -m monai_plan pipeline`, or the "
             "stage's config, or give the right path"
         )
+    require_small(path, MOST_BYTES)
+    require_listed(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        require_stored(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        if not isinstance(state, dict) or not all(map(_is_named_tensor, state.items())):
             raise TypeError("it holds no state dict")
-    except (*UNREADABLE, SafetensorError) as error:
+    except Exception as error:  # damaged files make both readers raise many kinds
         raise ValueError(
             f"'{path}' ({path.stat().st_size} bytes) is no readable weights file ({error}); it is truncated or holds "
             "more than tensors. Delete it and run its stage again, or copy it once more"
         ) from error
     return state
+
+
+def require_stored(path: Path) -> None:
+    """Refuse an archive that unpacks to more than its own size; ``torch.save`` compresses nothing.
+
+    Raises:
+        ValueError: it does.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > path.stat().st_size:
+        raise ValueError(f"it unpacks to {claimed} bytes, as no file of torch.save does")
+
+
+def _is_named_tensor(entry: tuple[object, object]) -> bool:
+    """Whether it is a tensor with a name, and in memory as large as it says."""
+    name, tensor = entry
+    if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def load_weights(network: Network, path: str | os.PathLike) -> Network:

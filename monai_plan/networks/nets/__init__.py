@@ -10,7 +10,7 @@ from .published_weights import (
     generator_state_from_published,
     published_networks,
 )
-from .saved_network import SavedNetwork
+from .saved_network import SavedNetwork, restored
 from .style_discriminator import StyleDiscriminator
 from .style_generator import StyleGenerator
 from .walk_network import WalkNetwork

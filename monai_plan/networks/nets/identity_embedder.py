@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from monai_plan.networks.nets.narrow_resnet import narrow_resnet
+from monai_plan.networks.nets.saved_network import restored
 from monai_plan.utils import load_tensors, save_tensors
 
 __all__ = ["IdentityEmbedder"]
@@ -62,6 +63,4 @@ class IdentityEmbedder(nn.Module):
             ValueError: it is broken or of another kind.
         """
         tensors, arguments = load_tensors(path, schema="identity_embedder")
-        embedder = cls(**arguments)
-        embedder.load_state_dict(tensors)
-        return embedder.eval()
+        return restored(cls, arguments, tensors, path).eval()
