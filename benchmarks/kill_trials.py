@@ -12,35 +12,32 @@ import os
 import random
 import resource
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from fault_trials import clock_trials, disk_trials, show_faults
-from stage_trials import STEPS, Outcome, Room, Step, broken_files, contents, differences, leftovers, watch_operations
+from stage_trials import (
+    STEPS,
+    Outcome,
+    Room,
+    Step,
+    Whole,
+    broken_files,
+    contents,
+    die_before,
+    differences,
+    leftovers,
+    resumed,
+)
 
 __all__ = ["measure", "show"]
 
 KINDS = {"time": 8, "operation": 8, "mid_write": 4}
 """Kills of each stage: at a random time, before a random change of a file, and after a random byte of one."""
-QUICK = {"datalist": ("time", "operation"), "train_label": ("operation", "mid_write"), "generate": ("operation",)}
+QUICK = {"datalist": ("time", "operation"), "train_gan": ("operation",), "train_identity": ("operation", "mid_write")}
 REDRAWS = 40
 SEED = 9
-
-
-@dataclass
-class Whole:
-    """A stage that nobody killed: its time, its changes of files, and the folder before and after."""
-
-    step: Step
-    seconds: float
-    operations: list[int]
-    times: tuple[float, float]
-    before: dict[str, str]
-    after: dict[str, str]
-    sizes: list[int] = field(default_factory=list)
 
 
 def measure(quick: bool, folder: Path) -> dict[str, Any]:
@@ -57,11 +54,11 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)  # before any other thread: a child of fork has none of them
     room, rng = Room(folder), random.Random(SEED)
     room.furnish()
-    stages, faults = {}, []
-    for step in STEPS:
+    stages, faults, wholes = {}, [], []
+    for step in STEPS[: len(QUICK)] if quick else STEPS:
         whole = run_whole(room, step)
         kinds = [kind for kind, count in KINDS.items() for _ in range(count)]
-        chosen = list(QUICK.get(step.name, ())) if quick else kinds
+        chosen = list(QUICK[step.name]) if quick else kinds
         counts: dict[str, Any] = {"kills": 0, "survived": 0, **dict.fromkeys(KINDS, 0), "ended_first": 0}
         for kind in chosen:
             found, redrawn = kill_and_resume(room, whole, kind, rng)
@@ -73,13 +70,15 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
         stages[step.name] = counts
         print(f"{step.name}: {counts}", *faults[-3:] if counts["kills"] > counts["survived"] else (), flush=True)
         leave_whole(room, whole)
+        if whole.step.half != 0:
+            wholes.append(whole)
     return {
         "kills": sum(counts["kills"] for counts in stages.values()),
         "kills_survived": sum(counts["survived"] for counts in stages.values()),
         "kill_stages": stages,
         "kill_faults": faults,
-        **disk_trials(room, quick, rng),
-        **clock_trials(room, quick, rng),
+        **disk_trials(room, wholes, quick, rng),
+        **clock_trials(room, wholes, quick, rng),
     }
 
 
@@ -146,16 +145,6 @@ def kill_and_resume(room: Room, whole: Whole, kind: str, rng: random.Random) -> 
     return found, redrawn
 
 
-def resumed(room: Room, whole: Whole) -> Iterator[str]:
-    """Run the step's command once more, and tell in what its files differ from those of a step that nobody killed."""
-    outcome = room.run(whole.step)
-    if outcome.code or outcome.killed_by:
-        yield f"the same command ended with {outcome.code}: {outcome.said.strip().splitlines()[-1:]}"
-        return
-    yield from (f"differs: {name}" for name in differences(contents(room.work), whole.after))
-    yield from (f"left: {name}" for name in leftovers(room.work))
-
-
 def _in_its_half(room: Room, step: Step) -> bool:
     return step.half is None or any(room.work.rglob(step.mark)) == bool(step.half)
 
@@ -166,26 +155,9 @@ def _killed(room: Room, whole: Whole, kind: str, rng: random.Random) -> tuple[st
         return f"after {moment:.2f} s", room.run(whole.step, kill_after=moment)
     if kind == "operation":
         number = rng.choice(whole.operations)
-        return f"before operation {number}", room.run(whole.step, prepare=lambda: _die_before(room.work, number))
+        return f"before operation {number}", room.run(whole.step, prepare=lambda: die_before(room.work, number))
     limit = rng.randrange(1, max(2, max(whole.sizes)))
     return f"at byte {limit} of a file", room.run(whole.step, prepare=lambda: _die_at_byte(limit))
-
-
-def at_operation(root: Path, number: int, call: Callable[[], None]) -> None:
-    """Call once, before the change number ``number`` (from 0) of a file under ``root``."""
-    seen = -1
-
-    def count(event: str, path: str) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == number:
-            call()
-
-    watch_operations(root, count)
-
-
-def _die_before(root: Path, number: int) -> None:
-    at_operation(root, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def _die_at_byte(limit: int) -> None:

@@ -5,6 +5,7 @@ The parent imports everything once and forks; a child runs one command in-proces
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -14,8 +15,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import CONFIGS
+from monai.bundle import ComponentLocator
 from PIL import Image
 from safetensors import safe_open
 
@@ -31,7 +34,20 @@ from monai_plan.__main__ import main
 from monai_plan.data import phantom_datalist
 from monai_plan.transforms import RenderPhantom
 
-__all__ = ["STEPS", "Operation", "Outcome", "Room", "Step", "broken_files", "contents", "differences", "leftovers"]
+__all__ = [
+    "STEPS",
+    "Outcome",
+    "Room",
+    "Step",
+    "Whole",
+    "at_operation",
+    "broken_files",
+    "contents",
+    "die_before",
+    "differences",
+    "leftovers",
+    "resumed",
+]
 
 SETTINGS = {
     "image_size": 32,
@@ -150,6 +166,7 @@ class Room:
 
     def furnish(self) -> None:
         """Draw the images: 40 phantoms of 20 patients, and the table of them."""
+        _remember_components()
         images = self.path / "images"
         images.mkdir(parents=True)
         draw, lines = RenderPhantom(image_size=32), ["file,label,patient_id"]
@@ -198,11 +215,35 @@ class Room:
                 else:
                     time.sleep(0.005)
         seconds = time.monotonic() - begun
-        operations = tuple(Operation(*one) for one in json.loads(told.read_text())) if told.is_file() else ()
+        report = json.loads(told.read_text()) if told.is_file() else {"operations": (), "modules": ()}
+        operations = tuple(Operation(*one) for one in report["operations"])
+        _import_early(report["modules"])
         said = log.read_text(errors="replace")
         if os.WIFSIGNALED(status):
             return Outcome(os.WTERMSIG(status), -1, seconds, said, operations)
         return Outcome(0, os.WEXITSTATUS(status), seconds, said, operations)
+
+
+def _import_early(names: Sequence[str]) -> None:
+    """Have what a child imported late, so that the next children need not."""
+    for name in names:
+        if name not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+    ComponentLocator().get_component_module_name("")
+
+
+def _remember_components() -> None:
+    """Let MONAI's search for its own classes, the same in all children, be done once by the parent."""
+    search = ComponentLocator._find_classes_or_functions
+    found: dict[tuple[str, ...], dict[str, list]] = {}
+
+    def remembered(self: ComponentLocator, names: Sequence[str]) -> dict[str, list]:
+        if tuple(names) not in found:
+            found[tuple(names)] = search(self, names)
+        return found[tuple(names)]
+
+    ComponentLocator._find_classes_or_functions = remembered  # type: ignore[method-assign]
 
 
 class _Reached(BaseException):
@@ -229,7 +270,7 @@ def _be_child(room: Room, step: Step, log: Path, told: Path, prepare: Callable[[
         except _Reached:
             code = 0
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        told.write_text(json.dumps(operations))
+        told.write_text(json.dumps({"operations": operations, "modules": sorted(sys.modules)}))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -273,6 +314,24 @@ def watch_operations(root: Path, call: Callable[[str, str], None]) -> None:
                 call(event, name)
 
     sys.addaudithook(hook)
+
+
+def at_operation(root: Path, number: int, call: Callable[[], None]) -> None:
+    """Call once, before the change number ``number`` (from 0) of a file under ``root``."""
+    seen = -1
+
+    def count(event: str, path: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == number:
+            call()
+
+    watch_operations(root, count)
+
+
+def die_before(root: Path, number: int) -> None:
+    """Be killed before the change number ``number``."""
+    at_operation(root, number, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def leftovers(root: Path) -> list[str]:
@@ -364,3 +423,33 @@ def _plain(value: Any) -> Any:
 def differences(found: dict[str, str], wanted: dict[str, str]) -> list[str]:
     """Names that only one of two folders has, or whose contents differ."""
     return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+
+
+@dataclass
+class Whole:
+    """A stage that nobody killed: its time, its changes of files, and the folder before and after."""
+
+    step: Step
+    seconds: float
+    operations: list[int]
+    times: tuple[float, float]
+    before: dict[str, str]
+    after: dict[str, str]
+    sizes: list[int] = field(default_factory=list)
+
+
+def resumed(room: Room, whole: Whole, prepare: Callable[[], None] | None = None) -> Iterator[str]:
+    """Run the step's command once more, and tell in what its files differ from those of an undisturbed one."""
+    outcome = room.run(whole.step, prepare)
+    if outcome.code or outcome.killed_by:
+        yield f"the same command ended with {outcome.code}: {outcome.said.strip().splitlines()[-1:]}"
+        return
+    yield from (f"differs: {name}" for name in differences(contents(room.work), whole.after))
+    yield from (f"negative time: {name}" for name in negative_times(room.work))
+    yield from (f"left: {name}" for name in leftovers(room.work))
+
+
+def negative_times(root: Path) -> list[str]:
+    """Records that hold a negative duration."""
+    found = (name for name, path in final_files(root).items() if path.suffix == ".json")
+    return [name for name in found if re.search(r'seconds": *-', (root / name).read_text())]

@@ -28,13 +28,16 @@ def test_all_are_known():
     others = {
         "common",
         "expectations",
+        "fault_trials",
         "image_sets",
+        "kill_trials",
         "paired",
         "paper_cells",
         "paper_pictures",
         "paper_rows",
         "plain_style_gan",
         "small_gan",
+        "stage_trials",
     }
     assert {path.stem for path in FOLDER.glob("*.py")} == {*COMMANDS, *others}
 

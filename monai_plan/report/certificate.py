@@ -62,7 +62,7 @@ def write_certificate(
     """
     key = None if signing_key is None else load_signing_key(signing_key)
     folder = require_writable(output_dir)
-    with atomic_folder(folder / "certificate") as part:
+    with atomic_folder(folder / JSON) as part:
         content = write_json(part / JSON, with_verdicts(record, required)).read_bytes()
         certificate = json.loads(content)
         _check(certificate)

@@ -37,6 +37,7 @@ __all__ = [
 fcntl, has_fcntl = optional_import("fcntl")
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
 PROBE = bytes(1 << 16)
 """What a disk takes that is not full."""
 
@@ -107,7 +108,6 @@ def atomic_path(final: str | os.PathLike, mode: int | None = None) -> Iterator[P
         OSError: the disk is full, whatever the block's writer made of it.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     with explained_shortage(final), _part_of(final, _new_file) as partial:
         try:
             yield partial
@@ -137,36 +137,41 @@ def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
         OSError: the disk is full.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     with explained_shortage(final), _part_of(final, _new_folder) as partial:
         yield partial
 
 
 @contextmanager
 def explained_shortage(path: str | os.PathLike) -> Iterator[None]:
-    """Let the error of a full disk say what could not be written, and what to do.
+    """Let the error of a full disk, or of a folder locked meanwhile, say what could not be written, and what to do.
 
     Args:
         path: the file or folder that is written in the block.
 
     Raises:
-        OSError: the disk is full, or the user's share of it, or the file would be larger than allowed.
+        OSError: the disk is full, or the user's share of it, or the file would be larger than allowed; or its folder
+            cannot be written any more.
     """
     try:
         yield
-    except _Shortage:
+    except _Explained:
         raise
     except OSError as error:
-        if error.errno not in FULL:
+        folder, at_fault = os.path.dirname(os.path.abspath(path)), error.filename
+        if error.errno in FULL:
+            advice = "Free some space on its disk, or have your quota or file size limit raised"
+        elif error.errno in LOCKED and at_fault and os.path.abspath(os.fsdecode(at_fault)).startswith(folder):
+            advice = "Have its folder, or the disk that it is on, made writable again"
+        else:
             raise
-        raise _Shortage(
+        raise _Explained(
             error.errno,
-            f"'{path}' could not be written ({os.strerror(error.errno)}). What stood there before is unharmed. Free "
-            "some space on its disk, or have your quota or file size limit raised, then type the same command again",
+            f"'{path}' could not be written ({os.strerror(error.errno)}). What stood there before is unharmed. "
+            f"{advice}, then type the same command again",
         ) from error
 
 
-class _Shortage(OSError):
+class _Explained(OSError):
     """It says already what to do."""
 
 
@@ -197,6 +202,7 @@ def _part_of(final: Path, new: Callable[[Path], None]) -> Iterator[Path]:
         final: the target.
         new: makes the path, or raises FileExistsError.
     """
+    final.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         partial = final.with_name(f".{final.stem}.part-{number}{final.suffix}")
         _delete_if_left(partial)
@@ -214,9 +220,11 @@ def _part_of(final: Path, new: Callable[[Path], None]) -> Iterator[Path]:
     try:
         yield partial
     finally:
-        _delete(partial)
-        if handle is not None:
-            os.close(handle)  # which ends the lock
+        try:
+            _delete(partial)
+        finally:
+            if handle is not None:
+                os.close(handle)  # which ends the lock
 
 
 def _new_file(path: Path) -> None:
