@@ -48,7 +48,7 @@ def disk_trials(room: Room, wholes: Sequence[Whole], quick: bool, rng: random.Ra
     full: list[list[str]] = []
     locked: list[list[str]] = []
     with _disk(room.work):
-        for whole in wholes:
+        for whole in wholes[:1] if quick else wholes:
             for left in LEFT[:1] if quick else LEFT:
                 full.append(_trial(room, whole, rng, lambda left=left: _fill(room.work, left)))  # type: ignore[misc]
             locked.append(_trial(room, whole, rng, lambda: _lock(room.work)))
@@ -112,7 +112,7 @@ def _mount(folder: Path, flags: int, options: str) -> None:
 def _fill(folder: Path, left: int) -> None:
     stats = os.statvfs(folder)
     used = (stats.f_blocks - stats.f_bfree) * stats.f_frsize
-    _mount(folder, REMOUNT, f"size={used + left}")
+    _mount(folder, REMOUNT, f"size={max(used + left, 4096)}")  # 0 would be no limit
 
 
 def _lock(folder: Path) -> None:
@@ -128,7 +128,7 @@ def clock_trials(room: Room, wholes: Sequence[Whole], quick: bool, rng: random.R
         ``clock_jumps``: trials and how many went well; ``clock_faults``: what did not.
     """
     trials: list[list[str]] = []
-    for whole in wholes[:2] if quick else wholes:
+    for whole in wholes[:1] if quick else wholes:
         room.restore(whole.step.name)
         found = resumed(room, whole, lambda: _shift_clock(lambda: random.uniform(-DECADE, DECADE)))
         trials.append([f"{whole.step.name}, jumping clock: {fault}" for fault in found])
