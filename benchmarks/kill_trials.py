@@ -23,6 +23,7 @@ from stage_trials import (
     Room,
     Step,
     Whole,
+    at_operation,
     broken_files,
     contents,
     die_before,
@@ -156,8 +157,12 @@ def _killed(room: Room, whole: Whole, kind: str, rng: random.Random) -> tuple[st
     if kind == "operation":
         number = rng.choice(whole.operations)
         return f"before operation {number}", room.run(whole.step, prepare=lambda: die_before(room.work, number))
-    limit = rng.randrange(1, max(2, max(whole.sizes)))
-    return f"at byte {limit} of a file", room.run(whole.step, prepare=lambda: _die_at_byte(limit))
+    limit = rng.randrange(1, max(2, rng.choice(whole.sizes)))
+
+    def limit_files() -> None:
+        at_operation(room.work, whole.operations[0], lambda: _die_at_byte(limit))
+
+    return f"at byte {limit} of a file", room.run(whole.step, prepare=limit_files)
 
 
 def _die_at_byte(limit: int) -> None:

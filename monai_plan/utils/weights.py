@@ -59,7 +59,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 
 def load_weights(network: Network, path: str | os.PathLike) -> Network:
-    """Load a state dict saved by MONAI's CheckpointSaver into ``network`` and return it.
+    """Load a state dict saved by WeightsSaver, or by MONAI's CheckpointSaver, into ``network`` and return it.
 
     Raises:
         FileNotFoundError: there is no such file.
