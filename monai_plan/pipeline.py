@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,15 +25,17 @@ from monai_plan.data.datalist import SPLITS
 from monai_plan.data.image_folder import require_readable
 from monai_plan.transforms import LoadRadiograph
 from monai_plan.utils import (
+    atomic_folder,
+    delete_left_parts,
     fingerprint,
     knows_id,
-    read_json,
     require_writable,
     root_cause,
     sha256_of,
     similar_ids,
     write_json,
 )
+from monai_plan.utils.stage_records import is_complete, read_record, require_kept
 
 __all__ = ["RUN", "STAGES", "Pipeline", "Stage", "run_bundle", "run_later"]
 
@@ -57,12 +58,14 @@ class Stage:
         needs: config ids of the files that it reads.
         writes: config ids of the files that it writes.
         resumes: config ids of files from which a killed run of it continues.
+        keeps: config ids of files that it writes and later commands add to; lost, they cannot be made again.
     """
 
     name: str
     needs: tuple[str, ...]
     writes: tuple[str, ...]
     resumes: tuple[str, ...] = ()
+    keeps: tuple[str, ...] = ()
 
 
 STAGES = (
@@ -75,11 +78,12 @@ STAGES = (
         "walk",
         ("generator_file", "identity_file", "label_file", "gate_file", "latents_file"),
         ("line_file", "walk_file"),
+        keeps=("ledger_file", "key_file"),
     ),
     Stage(
         "train",
         ("generator_file", "gate_file", "teachers_file", "line_file", "walk_file"),
-        ("model_file", "table_file"),
+        ("model_file", "classes_file", "table_file"),
     ),
 )
 
@@ -119,6 +123,8 @@ class Pipeline:
         output = require_writable(self.output_dir, FREE_BYTES).resolve()
         require_writable(output / "private", mode=0o700)
         common = {**_rooms(output), **self._data(output)}
+        delete_left_parts(output)
+        require_kept(output / "stages")
         plan = [(stage, self._config_files(stage), self._overrides_of(stage, common)) for stage in STAGES]
         for _, files, overrides in plan:
             _check_settings(files, overrides)
@@ -130,22 +136,23 @@ class Pipeline:
             parser = _parser(files, overrides)
             inputs = self._inputs(parser, stage, overrides)
             title = f"stage {number} of {len(plan)}, {stage.name}"
-            found = _read_record(record)
+            found = read_record(record)
             if stage.name == "train":  # now everything is of these settings that is worked with later
                 self._keep_settings(output, common)
-            if _complete(found, inputs):
+            if is_complete(found, inputs):
                 print(f"{title}: complete, skipped", flush=True)
                 continue
             if found and found.get("inputs") != inputs:  # what is left is of other inputs and must not be continued
                 for path in _paths(parser, stage.resumes):
                     path.unlink(missing_ok=True)
-            write_json(record, {"inputs": inputs})
+            write_json(record, {"inputs": inputs, "kept": found.get("kept", [])})
             print(f"{title}: started{_estimate(stage, parser)}", flush=True)
             started = time.monotonic()
             _run_config(files, overrides)
             outputs = {str(path): sha256_of(path) for path in _paths(parser, stage.writes)}
             seconds = round(time.monotonic() - started, 1)
-            write_json(record, {"inputs": inputs, "outputs": outputs, "seconds": seconds})
+            kept = [str(path) for path in _paths(parser, stage.keeps) if path.is_file()]
+            write_json(record, {"inputs": inputs, "outputs": outputs, "kept": kept, "seconds": seconds})
             print(f"{title}: done in {seconds:.0f} s", flush=True)
         print(f"all {len(plan)} stages complete after {time.monotonic() - begun:.0f} s; results in {output}")
         return parser
@@ -153,7 +160,7 @@ class Pipeline:
     def _keep_settings(self, output: Path, common: Mapping[str, Any]) -> None:
         data = {name: value for name, value in common.items() if name not in _rooms(output)}
         run = {"bundle": str(Path(self.bundle).resolve()), "settings": {**data, **self.overrides}}
-        if _read_record(output / RUN) != run:
+        if read_record(output / RUN) != run:
             write_json(output / RUN, run)
 
     def _data(self, output: Path) -> dict[str, Any]:
@@ -185,8 +192,8 @@ class Pipeline:
     def _made_datalist(self, folder: Path, output: Path) -> Path:
         """The split of the folder's table, made each time: the table may have changed; equal ones give equal splits."""
         final = output / "datalist.json"
-        with tempfile.TemporaryDirectory(dir=output, prefix=".datalist-") as temporary:
-            made = Path(temporary) / final.name
+        with atomic_folder(final) as temporary:
+            made = temporary / final.name
             build_datalist(folder, made, **self.columns, check_images=False)
             if not final.is_file() or final.read_bytes() != made.read_bytes():
                 os.replace(made, final)
@@ -236,7 +243,7 @@ def run_later(output_dir: str | os.PathLike, overlays: Sequence[str], **override
         ValueError, OSError: the folder holds no run, or the config cannot be run.
     """
     output = Path(output_dir).expanduser().resolve()
-    run = _read_record(output / RUN)
+    run = read_record(output / RUN)
     if not isinstance(run.get("bundle"), str) or not isinstance(run.get("settings"), dict):
         raise ValueError(
             f"'{output}' holds no run ('{RUN}' is missing or damaged); give the --output_dir of `python -m monai_plan "
@@ -338,21 +345,6 @@ def _image_states(content: Mapping[str, Any]) -> str:
     images = [item["image"] for split in SPLITS for item in content[split]]
     states = [os.stat(image) for image in images]
     return fingerprint(images, [[state.st_size, state.st_mtime_ns] for state in states])
-
-
-def _read_record(record: Path) -> dict[str, Any]:
-    try:
-        found = read_json(record)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _complete(found: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-    outputs = found.get("outputs")
-    if found.get("inputs") != inputs or not isinstance(outputs, dict) or not outputs:
-        return False
-    return all(Path(path).is_file() and sha256_of(path) == digest for path, digest in outputs.items())
 
 
 def _estimate(stage: Stage, parser: ConfigParser) -> str:

@@ -30,9 +30,11 @@ def test_all_are_known():
         "bad_inputs",
         "common",
         "expectations",
+        "fault_trials",
         "fuzz",
         "fuzz_targets",
         "image_sets",
+        "kill_trials",
         "load",
         "paired",
         "paper_cells",
@@ -41,6 +43,7 @@ def test_all_are_known():
         "plain_style_gan",
         "small_gan",
         "soak",
+        "stage_trials",
     }
     assert {path.stem for path in FOLDER.glob("*.py")} == {*COMMANDS, *others}
 

@@ -43,7 +43,7 @@ def check_complete(output) -> None:
         torch.load(output / "private" / f"{name}.pt", weights_only=True)
     for name in NAMES:
         record = json.loads((output / "stages" / f"{name}.json").read_text())
-        assert {"inputs", "outputs", "seconds"} == set(record) and record["seconds"] >= 0
+        assert {"inputs", "outputs", "kept", "seconds"} == set(record) and record["seconds"] >= 0
         assert record["outputs"] and all(sha256_of(path) == digest for path, digest in record["outputs"].items())
 
 

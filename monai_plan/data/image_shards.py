@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from monai_plan.utils import require_small, sha256_of
+from monai_plan.utils import explained_shortage, require_small, sha256_of
 
 __all__ = ["INDEX", "EncodedImage", "ImageShards"]
 
@@ -105,7 +105,7 @@ class ImageShards:
         part = self.root / f".{number:05d}.part-{secrets.token_hex(8)}"
         part.mkdir(parents=True)
         try:
-            with (part / INDEX).open("w", encoding="utf-8", newline="") as stream:
+            with explained_shortage(self.root), (part / INDEX).open("w", encoding="utf-8", newline="") as stream:
                 index = csv.writer(stream, lineterminator="\n")
                 index.writerow(COLUMNS)
                 for name, (label, path, position, content) in zip(self._names(number), images, strict=True):

@@ -6,7 +6,6 @@ import csv
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from monai_plan.latent.frozen import device_of
 from monai_plan.latent.walk_set import WalkSet
 from monai_plan.networks.nets import StyleGenerator
 from monai_plan.utils import (
+    atomic_folder,
     atomic_path,
     image_grid,
     read_json,
@@ -115,11 +115,12 @@ def write_release(
     _require_verified(walks, generator, names)
     shown = verified_alone(walks)
     folder = Path(folder).expanduser().resolve()
+    backup = folder.with_name(f".{folder.name}.before")
+    _recover(folder, backup)
     _require_replaceable(folder)
     require_writable(folder.parent, _bytes_needed(shown, generator, mode))
 
-    room = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.part-"))
-    try:
+    with atomic_folder(folder) as room:
         part = room / folder.name  # as the umask has it; the room is its owner's alone
         part.mkdir()
         if mode == "walks":
@@ -132,9 +133,7 @@ def write_release(
         files[MANIFEST] = sha256_of(write_json(part / MANIFEST, _manifest(shown, mode, names, files, audit)))
         if record is not None:
             record(files)
-        _put_in_place(part, folder, backup=room.with_name(f"{room.name}.old"))
-    finally:
-        shutil.rmtree(room, ignore_errors=True)
+        _put_in_place(part, folder, backup)
     return files
 
 
@@ -255,6 +254,14 @@ def _require_replaceable(folder: Path) -> None:
             f"'{folder}' is a release, but {len(strange)} files in it are not of it, e.g. '{strange[0]}', and would be "
             f"deleted with it. {advice}"
         )
+
+
+def _recover(folder: Path, backup: Path) -> None:
+    """Put right what a kill has left between the renaming of the earlier release and that of its successor."""
+    if folder.exists():
+        shutil.rmtree(backup, ignore_errors=True)
+    elif backup.is_dir():
+        backup.rename(folder)
 
 
 def _put_in_place(part: Path, folder: Path, backup: Path) -> None:

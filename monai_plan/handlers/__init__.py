@@ -10,3 +10,4 @@ from .prediction_table import PredictionTable
 from .resumable_checkpoint import ResumableCheckpoint
 from .sample_grid import SampleGrid
 from .synthetic_only import SyntheticOnly
+from .weights_saver import WeightsSaver

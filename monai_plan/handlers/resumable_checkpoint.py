@@ -60,8 +60,9 @@ class ResumableCheckpoint:
             return
         state = {name: item.state_dict() for name, item in self.objects.items()}
         position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        content = {"version": 1, "fingerprint": self.fingerprint, "position": position, "state": state}
         with atomic_path(self.path) as partial:
-            torch.save({"version": 1, "fingerprint": self.fingerprint, "position": position, "state": state}, partial)
+            torch.save(content, partial)
 
     def resume(self, engine: Engine) -> None:
         """Load the checkpoint if there is one and move the engine to its position."""

@@ -163,6 +163,8 @@ def record_release(
 ) -> None:
     """Note a release, if its walks run between k-same anchors; to be called before it stands under its name.
 
+    One of the same files under the same name is noted once, with the first date: it was killed and begun again.
+
     Args:
         ledger_file: of these walks.
         walk_file: the walks that are released.
@@ -178,6 +180,8 @@ def record_release(
         ledger, digest = _recorded(ledger_file, walk_file)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         record = ReleaseRecord(Path(folder).name, mode, digest, now, dict(files))
+        if any(replace(earlier, date=now) == record for earlier in ledger.releases):
+            return
         replace(ledger, releases=(*ledger.releases, record)).save(ledger_file)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from monai_plan.report.html import certificate_html
 from monai_plan.report.render import TEMPLATES
 from monai_plan.report.signature import SIGNATURE_SUFFIX, load_signing_key
 from monai_plan.report.verdicts import missing_tests, overall_verdict, real_shares, verdict_of
-from monai_plan.utils import atomic_path, require_writable, write_json
+from monai_plan.utils import atomic_folder, atomic_path, require_writable, write_json
 
 __all__ = ["with_verdicts", "write_certificate"]
 
@@ -63,8 +62,7 @@ def write_certificate(
     """
     key = None if signing_key is None else load_signing_key(signing_key)
     folder = require_writable(output_dir)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".certificate.part-") as room:
-        part = Path(room)
+    with atomic_folder(folder / JSON) as part:
         content = write_json(part / JSON, with_verdicts(record, required)).read_bytes()
         certificate = json.loads(content)
         _check(certificate)

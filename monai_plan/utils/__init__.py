@@ -13,7 +13,17 @@ from .bundle import (
 from .checks import fingerprint, require_counts, require_own_folder, require_seeds
 from .enums import PlanKeys
 from .errors import RunError
-from .files import atomic_path, locked, require_private, require_writable, sha256_of, write_json
+from .files import (
+    atomic_folder,
+    atomic_path,
+    delete_left_parts,
+    explained_shortage,
+    locked,
+    require_private,
+    require_writable,
+    sha256_of,
+    write_json,
+)
 from .given_file import parse_json, read_given, read_json, require_listed, require_small
 from .half_precision import autocast_dtype, has_half_precision
 from .machine import machine_name

@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
+import logging
 import math
 import os
+import re
 import shlex
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from monai.utils import optional_import
 
-__all__ = ["atomic_path", "json_text", "locked", "require_private", "require_writable", "sha256_of", "write_json"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "delete_left_parts",
+    "explained_shortage",
+    "json_text",
+    "locked",
+    "require_private",
+    "require_writable",
+    "sha256_of",
+    "write_json",
+]
 
 fcntl, has_fcntl = optional_import("fcntl")
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCKED = (errno.EROFS, errno.EACCES, errno.EPERM)
+PROBE = bytes(1 << 16)
+"""What a disk takes that is not full."""
+
+logger = logging.getLogger(__name__)
 
 
 def require_writable(folder: str | os.PathLike, free_bytes: int = 0, mode: int = 0o777) -> Path:
@@ -37,7 +59,7 @@ def require_writable(folder: str | os.PathLike, free_bytes: int = 0, mode: int =
     try:
         for missing in reversed([folder for folder in (path, *path.parents) if not folder.exists()]):
             missing.mkdir(mode, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".writable-"):
+        with tempfile.TemporaryFile(dir=path):  # on Linux it has no name that a kill could leave
             pass
     except OSError as error:
         raise OSError(
@@ -76,19 +98,22 @@ def atomic_path(final: str | os.PathLike, mode: int | None = None) -> Iterator[P
     """Give a temporary path in the target's folder; rename it to ``final`` when the block ends without an error.
 
     The temporary name keeps the target's suffix, because many writers choose their format by it. Until the block ends
-    nobody but its owner may read it.
+    nobody but its owner may read it. What a kill has left of an earlier attempt is deleted first.
 
     Args:
         final: the file to be written; its folder is made if needed.
         mode: its permissions, e.g. ``0o600`` for secrets; ``None``: what the umask allows.
+
+    Raises:
+        OSError: the disk is full, whatever the block's writer made of it.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=final.parent, prefix=f".{final.stem}.part-", suffix=final.suffix)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
+    with explained_shortage(final), _part_of(final, _new_file) as partial:
+        try:
+            yield partial
+        except Exception as error:
+            _require_room(partial, error)
+            raise
         if mode is None:
             mask = os.umask(0)
             os.umask(mask)
@@ -97,8 +122,177 @@ def atomic_path(final: str | os.PathLike, mode: int | None = None) -> Iterator[P
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
         os.replace(partial, final)
+
+
+@contextmanager
+def atomic_folder(final: str | os.PathLike) -> Iterator[Path]:
+    """Give an empty temporary folder beside ``final``, for its owner alone; it is deleted when the block ends.
+
+    The block makes its files there and renames them itself. What a kill has left of an earlier attempt is deleted.
+
+    Args:
+        final: the file or folder that it is for; its parent is made if needed.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    final = Path(final)
+    with explained_shortage(final), _part_of(final, _new_folder) as partial:
+        yield partial
+        _delete(partial)
+
+
+@contextmanager
+def explained_shortage(path: str | os.PathLike) -> Iterator[None]:
+    """Let the error of a full disk, or of a folder locked meanwhile, say what could not be written, and what to do.
+
+    Args:
+        path: the file or folder that is written in the block.
+
+    Raises:
+        OSError: the disk is full, or the user's share of it, or the file would be larger than allowed; or its folder
+            cannot be written any more.
+    """
+    try:
+        yield
+    except _Explained:
+        raise
+    except OSError as error:
+        folder, at_fault = os.path.dirname(os.path.abspath(path)), error.filename
+        if error.errno in FULL:
+            advice = "Free some space on its disk, or have your quota or file size limit raised"
+        elif error.errno in LOCKED and at_fault and os.path.abspath(os.fsdecode(at_fault)).startswith(folder):
+            advice = "Have its folder, or the disk that it is on, made writable again"
+        else:
+            raise
+        raise _Explained(
+            error.errno,
+            f"'{path}' could not be written ({os.strerror(error.errno)}). What stood there before is unharmed. "
+            f"{advice}, then type the same command again",
+        ) from error
+
+
+class _Explained(OSError):
+    """It says already what to do."""
+
+
+def _require_room(partial: Path, error: Exception) -> None:
+    """After a writer has failed: see whether the disk still takes something; native writers do not say that it is full.
+
+    Raises:
+        OSError: it does not.
+    """
+    try:
+        with partial.open("ab") as stream:
+            stream.write(PROBE)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as shortage:
+        if shortage.errno in FULL:
+            raise shortage from error
+
+
+@contextmanager
+def _part_of(final: Path, new: Callable[[Path], None]) -> Iterator[Path]:
+    """A temporary file or folder beside ``final``, ``.<stem>.part-<number><suffix>``, of one writer.
+
+    The writer holds a lock on it. A kill lets go of that, by which the next writer sees that nobody is at work there
+    any more, and takes the name. Where nothing keeps locks, all are taken for alive. After an error in the block it is
+    deleted; otherwise the block has to have it deleted or renamed, after which the name may be another writer's.
+
+    Args:
+        final: the target.
+        new: makes the path, or raises FileExistsError.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        partial = final.with_name(f".{final.stem}.part-{number}{final.suffix}")
+        _delete_if_left(partial)
+        try:
+            new(partial)
+        except FileExistsError:
+            continue
+        try:
+            handle = _opened(partial)
+        except FileNotFoundError:  # as below
+            continue
+        if handle is None or (_lock(handle) is not False and _is_at(handle, partial)):
+            break
+        os.close(handle)  # another writer has just taken it for left
+    try:
+        yield partial
+    except BaseException:
+        _delete(partial)
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)  # which ends the lock
+
+
+def _new_file(path: Path) -> None:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _new_folder(path: Path) -> None:
+    path.mkdir(0o700)
+
+
+def _opened(path: Path) -> int | None:
+    """A handle to lock it by; None where there are no locks: Windows renames nothing that is open."""
+    if not has_fcntl:
+        return None
+    return os.open(path, os.O_NOFOLLOW | (os.O_RDONLY if path.is_dir() else os.O_RDWR))
+
+
+def _lock(handle: int) -> bool | None:
+    """Whether it is locked now; None if the disk keeps no locks."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _delete_if_left(partial: Path) -> None:
+    """Delete it if no writer is at work there."""
+    try:
+        handle = _opened(partial)
+    except OSError:  # there is none, or it is another user's
+        return
+    if handle is None:
+        return
+    try:
+        if _lock(handle) and _is_at(handle, partial):
+            _delete(partial)
+    finally:
+        os.close(handle)
+
+
+def delete_left_parts(folder: str | os.PathLike) -> None:
+    """Delete what killed runs have left of :func:`atomic_path` and :func:`atomic_folder`, at any depth.
+
+    Args:
+        folder: one that is ours alone; what others are writing there stays.
+    """
+    for path in sorted(Path(folder).rglob(".*.part-*")):
+        if re.fullmatch(r"\..*\.part-\d{1,4}(\.[^.]*)?", path.name):
+            _delete_if_left(path)
 
 
 @contextmanager
@@ -106,7 +300,7 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     """Keep other processes and threads from changing a file meanwhile, if they ask here, too; they wait.
 
     The lock is a file of its own beside ``path``, ``.<name>.lock`` with mode 0600, and stays there: whoever deleted it
-    could let two in. Windows has no such locks: there nobody waits.
+    could let two in. Windows has no such locks, and some disks keep none: there nobody waits.
 
     Args:
         path: the file to be changed; need not exist, its folder is made if needed.
@@ -118,7 +312,10 @@ def locked(path: str | os.PathLike) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.warning("the disk of '%s' keeps no locks (%s); start no second command there", path, error.strerror)
         yield
     finally:
         os.close(handle)  # which ends the lock

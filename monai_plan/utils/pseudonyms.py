@@ -7,11 +7,9 @@ import hmac
 import os
 import re
 import secrets
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 
-from monai_plan.utils.files import atomic_path, require_private
+from monai_plan.utils.files import atomic_folder, atomic_path, locked, require_private
 from monai_plan.utils.given_file import read_given
 
 __all__ = ["pseudonym", "read_or_make_key"]
@@ -54,13 +52,18 @@ def read_or_make_key(path: str | os.PathLike) -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".key-") as folder:
-        fresh = Path(folder) / path.name
+    with atomic_folder(path) as folder:
+        fresh = folder / path.name
         with atomic_path(fresh, mode=0o600) as partial:
             partial.write_text(secrets.token_hex(KEY_BYTES) + "\n", encoding="ascii")
-        with suppress(FileExistsError):  # a link, unlike a renaming, never replaces the key of a faster process
-            os.link(fresh, path)
+        try:
+            os.link(fresh, path)  # which, unlike a renaming, never replaces the key of a faster process
+        except FileExistsError:
+            return
+        except OSError:  # some disks have no links
+            with locked(path):
+                if not path.exists():
+                    os.replace(fresh, path)
 
 
 def pseudonym(name: str, key: bytes) -> str:

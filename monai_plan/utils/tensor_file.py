@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from monai_plan.utils.files import atomic_path
 from monai_plan.utils.given_file import parse_json, require_listed, require_small
@@ -44,7 +44,8 @@ def save_tensors(
     header = {_HEADER: json.dumps({"schema": schema, "version": version, "meta": dict(meta or {})}, sort_keys=True)}
     plain = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path, mode) as partial:
-        save_file(plain, str(partial), metadata=header)
+        # not by save_file, which has a temporary file of its own, and a kill leaves that
+        partial.write_bytes(save(plain, metadata=header))
     return Path(path)
 
 

@@ -84,7 +84,7 @@ def _is_named_tensor(entry: tuple[object, object]) -> bool:
 
 
 def load_weights(network: Network, path: str | os.PathLike) -> Network:
-    """Load a state dict saved by MONAI's CheckpointSaver into ``network`` and return it.
+    """Load a state dict saved by WeightsSaver, or by MONAI's CheckpointSaver, into ``network`` and return it.
 
     Raises:
         FileNotFoundError: there is no such file.

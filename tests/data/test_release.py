@@ -297,6 +297,22 @@ def test_interrupted_writing_leaves_what_was_there(tmp_path, walks, generator, m
     assert calls and tree(tmp_path) == before
 
 
+@pytest.mark.parametrize("again", ["walks", None])
+def test_a_kill_between_two_releases_loses_none(tmp_path, walks, generator, again):
+    """The earlier one had been moved away, its successor was not yet there; it comes back, or is replaced."""
+    write_release(walks, generator, tmp_path / "given", "images")
+    before = tree(tmp_path / "given")
+    (tmp_path / "given").rename(tmp_path / ".given.before")
+    if again is None:
+        with pytest.raises(RuntimeError):
+            write_release(walks, generator, tmp_path / "given", "walks", record=lambda _: torch.zeros(1).view(2))
+        assert tree(tmp_path / "given") == before
+    else:
+        write_release(walks, generator, tmp_path / "given", again)
+        assert manifest_of(tmp_path / "given")["mode"] == "walks"
+    assert os.listdir(tmp_path) == ["given"]
+
+
 @pytest.mark.parametrize("old, new", [("walks", "images"), ("images", "walks"), (None, "walks")])
 def test_a_release_takes_the_place_of_an_earlier_one(tmp_path, walks, generator, old, new):
     (tmp_path / "given").mkdir()

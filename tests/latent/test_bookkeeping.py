@@ -73,6 +73,14 @@ def test_unreleased_walks_are_forgotten_and_released_ones_kept(files, tmp_path):
     assert len(Ledger.load(ledger_file).walks) == 2
 
 
+def test_a_release_that_was_killed_and_written_again_is_noted_once(files, tmp_path):
+    ledger_file, walk_file = files
+    record_walks(ledger_file, GROUPING, [walk_file])
+    for content in ("abc", "abc", "def"):
+        record_release(ledger_file, walk_file, tmp_path / "release", "images", {"0-1.png": content})
+    assert [release.files["0-1.png"] for release in Ledger.load(ledger_file).releases] == ["abc", "def"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such locks")
 def test_releases_at_the_same_time_are_all_recorded(files, tmp_path, monkeypatch):
     ledger_file, walk_file = files
