@@ -46,6 +46,20 @@ def test_an_error_leaves_nothing_and_keeps_the_old_file(tmp_path, old, error):
     assert old is None or target.read_text() == old
 
 
+def test_a_writer_that_ends_leaves_the_part_of_the_next_one(tmp_path, monkeypatch):
+    """The name is free once the file has its final one."""
+    replace = os.replace
+
+    def overtaken(partial, final):
+        replace(partial, final)
+        partial.write_bytes(b"the next writer's")
+
+    monkeypatch.setattr(os, "replace", overtaken)
+    with atomic_path(tmp_path / "a.bin") as partial:
+        partial.write_bytes(b"1")
+    assert partial.read_bytes() == b"the next writer's" and (tmp_path / "a.bin").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
 def test_permissions_follow_the_umask(tmp_path, mask, mode):
     before = os.umask(mask)
