@@ -25,16 +25,8 @@ from monai_plan.data import build_datalist, load_datalist
 from monai_plan.data.datalist import SPLITS
 from monai_plan.data.image_folder import require_readable
 from monai_plan.transforms import LoadRadiograph
-from monai_plan.utils import (
-    fingerprint,
-    knows_id,
-    read_json,
-    require_writable,
-    root_cause,
-    sha256_of,
-    similar_ids,
-    write_json,
-)
+from monai_plan.utils import fingerprint, knows_id, require_writable, root_cause, sha256_of, similar_ids, write_json
+from monai_plan.utils.given_file import read_json
 
 __all__ = ["RUN", "STAGES", "Pipeline", "Stage", "run_bundle", "run_later"]
 
