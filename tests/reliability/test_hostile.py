@@ -96,9 +96,7 @@ def test_nothing_of_ours_unpickles_or_evaluates():
     source = "\n".join(path.read_text() for path in (REPOSITORY / "monai_plan").rglob("*.py"))
     loads = re.findall(r"torch\.load\(.*", source)
     assert loads and all("weights_only=True" in load for load in loads)
-    assert not re.search(
-        r"^\s*import pickle|np\.load\(|joblib|yaml\.load\(|\bexec\(", source, re.M
-    )
+    assert not re.search(r"^\s*import pickle|np\.load\(|joblib|yaml\.load\(|\bexec\(", source, re.M)
     assert not re.search(r"(?<![.\w])eval\(", source)
 
 
