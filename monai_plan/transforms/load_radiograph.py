@@ -11,7 +11,7 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
-from monai_plan.transforms.radiograph_files import read_radiograph
+from monai_plan.transforms.radiograph_files import MAX_PIXELS, read_radiograph
 
 __all__ = ["LoadRadiograph", "LoadRadiographD", "LoadRadiographDict", "LoadRadiographd"]
 
@@ -90,6 +90,11 @@ class LoadRadiograph(Transform):
             raise ValueError(
                 f"'{path}' is {width} x {height} pixels, and {MIN_SIDE} is the least on each side; it may be a "
                 "thumbnail or a wrong file. Use the original image, or leave it out"
+            )
+        if self.keep_aspect and max(height, width) ** 2 > 2 * MAX_PIXELS:
+            raise ValueError(
+                f"'{path}' is {width} x {height} pixels, too long to be padded to a square; it may be a damaged header "
+                "or no radiograph. Leave it out, or crop it"
             )
         image = self._in_channels(torch.from_numpy(pixels).permute(2, 0, 1), path, count)
         if image.min() == image.max():
