@@ -393,7 +393,7 @@ def contents(root: Path) -> dict[str, str]:
 
 _TIMES = re.compile(
     rb'"(?:seconds|date|[a-z_]*seconds)": [^,\n}]*'
-    rb"|\d{4}-\d\d-\d\d(?:T[\d:+.Z]*)?|\d{1,2} [A-Z][a-z]+ \d{4}(?:, \d\d:\d\d(?: UTC)?)?"
+    rb"|\b\d+ (?:seconds|minutes)\b|\d{4}-\d\d-\d\d(?:T[\d:+.Z]*)?|\d{1,2} [A-Z][a-z]+ \d{4}(?:, \d\d:\d\d(?: UTC)?)?"
 )
 _HASHES = re.compile(rb"[0-9a-f]{64}")
 
