@@ -16,11 +16,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from stage_trials import Outcome, Room, Whole, at_operation, broken_files, die_before, resumed
+import torch
+from stage_trials import (
+    STEPS,
+    Outcome,
+    Room,
+    Whole,
+    at_operation,
+    broken_files,
+    die_before,
+    leave_whole,
+    resumed,
+    run_whole,
+)
 
 from monai_plan.latent import bookkeeping
 
-__all__ = ["clock_trials", "disk_trials", "show_faults"]
+__all__ = ["measure", "show"]
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 READ_ONLY, REMOUNT = 1, 32
@@ -32,21 +44,44 @@ REDRAWS = 20
 USER_FAULT = 2
 EXPLAINED = ("could not be written", "cannot write to the folder", "MiB left and this work needs")
 DECADE = 3650 * 24 * 3600
+SEED = 9
+
+
+def measure(quick: bool, folder: Path) -> dict[str, Any]:
+    """Starve and confuse the stages.
+
+    Args:
+        quick: the first stage alone.
+        folder: an empty one.
+
+    Returns:
+        ``disk_full``, ``disk_locked`` and ``clock_jumps``: trials, and how many went well; ``disk_faults`` and
+        ``clock_faults``: what did not.
+    """
+    torch.set_num_threads(1)  # before any other thread: a child of fork has none of them
+    room, rng = Room(folder), random.Random(SEED)
+    room.furnish()
+    wholes = []
+    for step in [step for step in STEPS if step.half is None or step.half == 1][: 1 if quick else None]:
+        wholes.append(run_whole(room, step, times=1))
+        leave_whole(room, wholes[-1])
+    return {**disk_trials(room, wholes, quick, rng), **clock_trials(room, wholes, quick, rng)}
 
 
 def disk_trials(room: Room, wholes: Sequence[Whole], quick: bool, rng: random.Random) -> dict[str, Any]:
     """Fill or lock the disk under each stage, see that it says so and breaks nothing, make room, and resume.
 
     Returns:
-        ``disk_full`` and ``disk_locked``: trials and how many went well; ``disk_faults``: what did not.
+        ``disk_full`` and ``disk_locked``: trials, and how many went well;
+        ``disk_faults``: what did not. A stage that was never disturbed in ``REDRAWS`` attempts is no trial.
     """
     try:
         with _disk(room.work):
             pass
     except PermissionError:
         return {"disk_full": None, "disk_locked": None, "disk_faults": []}
-    full: list[list[str]] = []
-    locked: list[list[str]] = []
+    full: list[list[str] | None] = []
+    locked: list[list[str] | None] = []
     with _disk(room.work):
         for whole in wholes[:1] if quick else wholes:
             for left in LEFT[:1] if quick else LEFT:
@@ -54,14 +89,18 @@ def disk_trials(room: Room, wholes: Sequence[Whole], quick: bool, rng: random.Ra
             locked.append(_trial(room, whole, rng, lambda: _lock(room.work)))
     return {
         **{
-            name: {"trials": len(trials), "passed": sum(not faults for faults in trials)}
+            name: {
+                "trials": sum(faults is not None for faults in trials),
+                "passed": sum(faults == [] for faults in trials),
+                "never_disturbed": trials.count(None),
+            }
             for name, trials in (("disk_full", full), ("disk_locked", locked))
         },
-        "disk_faults": [fault for faults in full + locked for fault in faults],
+        "disk_faults": [fault for faults in full + locked for fault in faults or ()],
     }
 
 
-def _trial(room: Room, whole: Whole, rng: random.Random, spoil: Callable[[], None]) -> list[str]:
+def _trial(room: Room, whole: Whole, rng: random.Random, spoil: Callable[[], None]) -> list[str] | None:
     """Spoil the disk before a random change of a file, until the stage notices; then mend it and go on."""
     for _ in range(REDRAWS):
         _mount(room.work, REMOUNT, ROOMY)
@@ -75,7 +114,7 @@ def _trial(room: Room, whole: Whole, rng: random.Random, spoil: Callable[[], Non
         if outcome.code or outcome.killed_by:
             break
     else:
-        return []  # the stage had written all that it had to
+        return None  # what was left was enough each time
     _mount(room.work, REMOUNT, ROOMY)
     where = f"{whole.step.name}, spoilt before operation {number}"
     found = list(_unclear(outcome))
@@ -164,11 +203,11 @@ def _shift_clock(shift: Callable[[], float]) -> None:
     bookkeeping.datetime = Shifted  # type: ignore[attr-defined]
 
 
-def show_faults(figures: dict[str, Any]) -> list[str]:
-    """Lines for disks and clocks."""
+def show(figures: dict[str, Any]) -> str:
+    """Lines for disks and clocks, and what went wrong."""
     lines = []
     for name in ("disk_full", "disk_locked", "clock_jumps"):
         trials = figures[name]
         counts = "no right to mount" if trials is None else f"{trials['passed']} of {trials['trials']} went well"
         lines.append(f"{name}: {counts}")
-    return [*lines, *figures["disk_faults"], *figures["clock_faults"]]
+    return "\n".join([*lines, *figures["disk_faults"], *figures["clock_faults"]])

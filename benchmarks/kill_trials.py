@@ -1,4 +1,4 @@
-"""Every stage killed at random moments and resumed by the same command; then full and locked disks, and other clocks.
+"""Every stage killed at random moments and resumed by the same command.
 
 A kill has survived if no file under a final name was broken right after it, the same command then ended well with the
 files of a run that was never killed, and nothing is left under a temporary name. Files are compared bit by bit,
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fault_trials import clock_trials, disk_trials, show_faults
 from stage_trials import (
     STEPS,
     Outcome,
@@ -25,24 +24,23 @@ from stage_trials import (
     Whole,
     at_operation,
     broken_files,
-    contents,
     die_before,
-    differences,
-    leftovers,
+    leave_whole,
     resumed,
+    run_whole,
 )
 
 __all__ = ["measure", "show"]
 
-KINDS = {"time": 8, "operation": 8, "mid_write": 4}
-"""Kills of each stage: at a random time, before a random change of a file, and after a random byte of one."""
+KINDS = {"time": 10, "operation": 10, "mid_write": 4}
+"""SIGKILL at a random time, and before a random change of a file; SIGXFSZ at a random byte of one."""
 QUICK = {"datalist": ("time", "operation"), "train_gan": ("operation", "mid_write")}
 REDRAWS = 40
 SEED = 9
 
 
 def measure(quick: bool, folder: Path) -> dict[str, Any]:
-    """Kill, starve and confuse the stages.
+    """Kill the stages.
 
     Args:
         quick: a handful of trials of two stages.
@@ -50,12 +48,12 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
 
     Returns:
         ``kills`` and ``kills_survived`` in all; ``kill_stages`` with the counts of each stage; ``kill_faults`` with
-        what went wrong; and the figures of :mod:`fault_trials`.
+        what went wrong.
     """
     torch.set_num_threads(1)  # before any other thread: a child of fork has none of them
     room, rng = Room(folder), random.Random(SEED)
     room.furnish()
-    stages, faults, wholes = {}, [], []
+    stages, faults = {}, []
     for step in STEPS[: len(QUICK)] if quick else STEPS:
         whole = run_whole(room, step, times=1 if quick else 2)
         kinds = [kind for kind, count in KINDS.items() for _ in range(count)]
@@ -71,61 +69,12 @@ def measure(quick: bool, folder: Path) -> dict[str, Any]:
         stages[step.name] = counts
         print(f"{step.name}: {counts}", *faults[-3:] if counts["kills"] > counts["survived"] else (), flush=True)
         leave_whole(room, whole)
-        if whole.step.half != 0:
-            wholes.append(whole)
     return {
         "kills": sum(counts["kills"] for counts in stages.values()),
         "kills_survived": sum(counts["survived"] for counts in stages.values()),
         "kill_stages": stages,
         "kill_faults": faults,
-        **disk_trials(room, wholes, quick, rng),
-        **clock_trials(room, wholes, quick, rng),
     }
-
-
-def run_whole(room: Room, step: Step, times: int) -> Whole:
-    """Run a step without a kill, a few times, and leave ``work`` as it was before.
-
-    Raises:
-        RuntimeError: it fails, leaves something behind, or gives other files each time, so that kills show nothing.
-    """
-    if not (room.path / "kept" / step.name).exists():
-        room.keep(step.name)
-    before = contents(room.work)
-    states = []
-    for _ in range(times):
-        room.restore(step.name)
-        outcome = room.run(step)
-        if outcome.code or outcome.killed_by:
-            raise RuntimeError(f"'{step.name}' failed without a kill:\n{outcome.said[-3000:]}")
-        states.append(contents(room.work))
-    after = states[-1]
-    if wrong := [*differences(states[0], after), *leftovers(room.work), *broken_files(room.work, after)]:
-        raise RuntimeError(f"'{step.name}' without a kill: {wrong}")
-    sizes = [(room.work / name).stat().st_size for name in differences(before, after)]
-    room.keep(f"{step.name}, whole")
-    numbers, times = _window(step, outcome)
-    return Whole(step, outcome.seconds, numbers, times, before, after, sizes)
-
-
-def leave_whole(room: Room, whole: Whole) -> None:
-    """Leave ``work`` as the step leaves it, for the next one; the half of a stage leaves it to the other half."""
-    room.restore(whole.step.name if whole.step.half == 0 else f"{whole.step.name}, whole")
-
-
-def _window(step: Step, outcome: Outcome) -> tuple[list[int], tuple[float, float]]:
-    """The changes of files that belong to a step, by number, and from when to when it lasts."""
-    if step.half is None:
-        return list(range(len(outcome.operations))), (0.0, outcome.seconds)
-    at = next(
-        number
-        for number, one in enumerate(outcome.operations)
-        if one.event == "os.rename" and Path(one.path).name == step.mark
-    )
-    moment = outcome.operations[at].seconds
-    if step.half == 0:
-        return list(range(at + 1)), (0.0, moment)
-    return list(range(at + 1, len(outcome.operations))), (moment, outcome.seconds)
 
 
 def kill_and_resume(room: Room, whole: Whole, kind: str, rng: random.Random) -> tuple[list[str], int]:
@@ -176,10 +125,10 @@ def _die_at_byte(limit: int) -> None:
 
 
 def show(figures: dict[str, Any]) -> str:
-    """A table of the kills, what went wrong, and the other faults."""
+    """A table of the kills, and what went wrong."""
     lines = [f"{'stage':<16}{'kills':>6}{'survived':>10}{'time':>6}{'operation':>11}{'mid write':>11}{'redrawn':>9}"]
     for name, of_stage in figures["kill_stages"].items():
         columns = [of_stage[key] for key in ("kills", "survived", "time", "operation", "mid_write", "ended_first")]
         lines.append(f"{name:<16}" + "".join(f"{n:>{w}}" for n, w in zip(columns, (6, 10, 6, 11, 11, 9), strict=True)))
     lines.append(f"{figures['kills_survived']} of {figures['kills']} kills survived")
-    return "\n".join([*lines, *figures["kill_faults"], *show_faults(figures)])
+    return "\n".join([*lines, *figures["kill_faults"]])

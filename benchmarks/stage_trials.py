@@ -438,6 +438,51 @@ class Whole:
     sizes: list[int] = field(default_factory=list)
 
 
+def run_whole(room: Room, step: Step, times: int) -> Whole:
+    """Run a step without a kill, a few times, and leave ``work`` as it was before.
+
+    Raises:
+        RuntimeError: it fails, leaves something behind, or gives other files each time, so that kills show nothing.
+    """
+    if not (room.path / "kept" / step.name).exists():
+        room.keep(step.name)
+    before = contents(room.work)
+    states = []
+    for _ in range(times):
+        room.restore(step.name)
+        outcome = room.run(step)
+        if outcome.code or outcome.killed_by:
+            raise RuntimeError(f"'{step.name}' failed without a kill:\n{outcome.said[-3000:]}")
+        states.append(contents(room.work))
+    after = states[-1]
+    if wrong := [*differences(states[0], after), *leftovers(room.work), *broken_files(room.work, after)]:
+        raise RuntimeError(f"'{step.name}' without a kill: {wrong}")
+    sizes = [(room.work / name).stat().st_size for name in differences(before, after)]
+    room.keep(f"{step.name}, whole")
+    numbers, times = _window(step, outcome)
+    return Whole(step, outcome.seconds, numbers, times, before, after, sizes)
+
+
+def leave_whole(room: Room, whole: Whole) -> None:
+    """Leave ``work`` as the step leaves it, for the next one; the half of a stage leaves it to the other half."""
+    room.restore(whole.step.name if whole.step.half == 0 else f"{whole.step.name}, whole")
+
+
+def _window(step: Step, outcome: Outcome) -> tuple[list[int], tuple[float, float]]:
+    """The changes of files that belong to a step, by number, and from when to when it lasts."""
+    if step.half is None:
+        return list(range(len(outcome.operations))), (0.0, outcome.seconds)
+    at = next(
+        number
+        for number, one in enumerate(outcome.operations)
+        if one.event == "os.rename" and Path(one.path).name == step.mark
+    )
+    moment = outcome.operations[at].seconds
+    if step.half == 0:
+        return list(range(at + 1)), (0.0, moment)
+    return list(range(at + 1, len(outcome.operations))), (moment, outcome.seconds)
+
+
 def resumed(room: Room, whole: Whole, prepare: Callable[[], None] | None = None) -> Iterator[str]:
     """Run the step's command once more, and tell in what its files differ from those of an undisturbed one."""
     outcome = room.run(whole.step, prepare)

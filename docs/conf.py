@@ -29,7 +29,10 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(collections|ignite|monai|np|nn|numpy|os|pathlib|torch)\..*"),
     (r"py:.*", r"(DataLoader|Dataset|KeysCollection|Module|OptionalImportError|Sampler)"),
     # types of annotations that are not public
-    (r"py:class", r"(monai_plan\..*\.)?(Anchors|ImageGate|ImageShards|ImageSource|InversionErrors|Prior|Utility)"),
+    (
+        r"py:class",
+        r"(monai_plan\..*\.)?(Anchors|ImageGate|ImageShards|ImageSource|InversionErrors|Network|Prior|Utility)",
+    ),
 ]
 
 myst_heading_anchors = 5

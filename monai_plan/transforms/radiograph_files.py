@@ -30,8 +30,6 @@ _NIFTIS = (".nii", ".nii.gz")
 RADIOGRAPH_SUFFIXES = _PICTURES + _DICOMS + _NIFTIS
 
 MAX_PIXELS = 100_000_000  # of one image; a detector has 10 to 30 million, a small hostile file can claim far more
-EASY_VALUES = 10_000_000  # so many pixels times channels are read of a file however small
-_PICTURE_RATIO = 500  # more values than that a byte are in no photograph; empty ones are refused in any case
 MAX_VOLUME_BYTES = 1_100_000_000  # of one volume; 512 x 512 x 1000 in float32 are 1049 million
 MAX_FILE_BYTES = 800_000_000  # of one DICOM file
 MAX_UNPACKED_BYTES = 250_000_000  # of a deflated one
@@ -199,9 +197,6 @@ def _read_picture(path: Path, slice_rule: str | int | None) -> np.ndarray:
     with picture:
         width, height = picture.size
         _refuse_huge(path, width * height, MAX_PIXELS, f"{width} x {height} pixels")
-        bands = len(picture.getbands())
-        most = max(EASY_VALUES, _PICTURE_RATIO * path.stat().st_size)
-        _refuse_huge(path, width * height * bands, most, f"{width} x {height} pixels of {bands} values in so few bytes")
         picture.load()
         picture = PILImageOps.exif_transpose(picture)
         if picture.mode.startswith("I"):

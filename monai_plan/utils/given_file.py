@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """What a JSON text says; at most :data:`MOST_LEVELS` lists and objects lie within each other.
+    """What a JSON text says; at most 50 lists and objects may lie within each other.
 
     Raises:
         ValueError: it is not JSON, or nested more deeply.
