@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,9 @@ def _in_its_half(room: Room, step: Step) -> bool:
 
 
 def _killed(room: Room, whole: Whole, kind: str, rng: random.Random) -> tuple[str, Outcome]:
+    if kind == "time" and whole.step.half == 1:  # counted from its beginning, which a slower run reaches later
+        delay = rng.uniform(0, whole.times[1] - whole.times[0])
+        return f"{delay:.2f} s into its half", room.run(whole.step, prepare=lambda: _die_later(room, whole, delay))
     if kind == "time":
         moment = rng.uniform(*whole.times)
         return f"after {moment:.2f} s", room.run(whole.step, kill_after=moment)
@@ -112,6 +116,15 @@ def _killed(room: Room, whole: Whole, kind: str, rng: random.Random) -> tuple[st
         at_operation(room.work, whole.operations[0], lambda: _die_at_byte(limit))
 
     return f"at byte {limit} of a file", room.run(whole.step, prepare=limit_files)
+
+
+def _die_later(room: Room, whole: Whole, delay: float) -> None:
+    def start_clock() -> None:
+        clock = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
+        clock.daemon = True
+        clock.start()
+
+    at_operation(room.work, whole.operations[0], start_clock)
 
 
 def _die_at_byte(limit: int) -> None:
