@@ -1282,7 +1282,7 @@ ARCHIVES = [
         "bundle",
         "a bit of the weights flipped",
         _flipped_in_bundle,
-        ("has the SHA-256", "weights.sha256", "Put back"),
+        ("has the SHA-256", "weights.sha256", "Copy what belongs there"),
         True,
     ),
     Case(
@@ -1295,7 +1295,7 @@ ARCHIVES = [
         "release",
         "a bit of the walks flipped",
         _flipped_in_release,
-        ("has the SHA-256", "manifest.json", "Put back"),
+        ("has the SHA-256", "manifest.json", "Copy what belongs there"),
         True,
     ),
     Case("release", "a folder of something else", _over("thesis.docx", "x"), ("no release", "Nothing was touched")),

@@ -215,13 +215,16 @@ class Room:
                 else:
                     time.sleep(0.005)
         seconds = time.monotonic() - begun
-        report = json.loads(told.read_text()) if told.is_file() else {"operations": (), "modules": ()}
+        ended_well = os.WIFEXITED(status)
+        report = json.loads(told.read_text()) if ended_well and told.is_file() else {"operations": (), "modules": ()}
         operations = tuple(Operation(*one) for one in report["operations"])
         _import_early(report["modules"])
         said = log.read_text(errors="replace")
-        if os.WIFSIGNALED(status):
-            return Outcome(os.WTERMSIG(status), -1, seconds, said, operations)
-        return Outcome(0, os.WEXITSTATUS(status), seconds, said, operations)
+        if ended_well:
+            return Outcome(0, os.WEXITSTATUS(status), seconds, said, operations)
+        if told.is_file():  # killed while it reported, after the step
+            return Outcome(0, 0, seconds, said, operations)
+        return Outcome(os.WTERMSIG(status), -1, seconds, said, operations)
 
 
 def _import_early(names: Sequence[str]) -> None:

@@ -123,7 +123,7 @@ class Pipeline:
         output = require_writable(self.output_dir, FREE_BYTES).resolve()
         require_writable(output / "private", mode=0o700)
         common = {**_rooms(output), **self._data(output)}
-        delete_left_parts(output)
+        delete_left_parts(output, output / "stages", output / "private", output / "private" / "train_gan")
         require_kept(output / "stages")
         plan = [(stage, self._config_files(stage), self._overrides_of(stage, common)) for stage in STAGES]
         for _, files, overrides in plan:
@@ -151,7 +151,7 @@ class Pipeline:
             _run_config(files, overrides)
             outputs = {str(path): sha256_of(path) for path in _paths(parser, stage.writes)}
             seconds = round(time.monotonic() - started, 1)
-            kept = [str(path) for path in _paths(parser, stage.keeps) if path.is_file()]
+            kept = [os.path.relpath(path, output) for path in _paths(parser, stage.keeps) if path.is_file()]
             write_json(record, {"inputs": inputs, "outputs": outputs, "kept": kept, "seconds": seconds})
             print(f"{title}: done in {seconds:.0f} s", flush=True)
         print(f"all {len(plan)} stages complete after {time.monotonic() - begun:.0f} s; results in {output}")

@@ -21,8 +21,9 @@ def mean_over_ranks(value: torch.Tensor) -> torch.Tensor:
     """The mean of a tensor over all processes, in every process."""
     if idist.get_world_size() == 1:
         return value
+    own = value.detach().clone()
     with with_the_others():
-        return torch.as_tensor(idist.all_reduce(value.detach().clone())) / idist.get_world_size()
+        return torch.as_tensor(idist.all_reduce(own)) / idist.get_world_size()
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -42,5 +43,7 @@ def share_state(*modules: nn.Module) -> None:
         return
     for module in modules:
         for value in module.state_dict().values():
+            own = value.clone()
             with with_the_others():
-                value.copy_(torch.as_tensor(idist.broadcast(value.clone(), src=0)))
+                shared = torch.as_tensor(idist.broadcast(own, src=0))
+            value.copy_(shared)

@@ -6,6 +6,7 @@ saves at an error, too, what was to be the final weights.
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from monai_plan.utils import atomic_path
+from monai_plan.utils import atomic_path, unlist
 
 __all__ = ["WeightsSaver"]
 
@@ -47,7 +48,7 @@ class WeightsSaver:
     def save_if_best(self, engine: Engine) -> None:
         """Write the file if the key metric is higher than ever."""
         metric = float(engine.state.metrics[engine.state.key_metric_name])  # type: ignore[attr-defined]  # MONAI's state
-        if self._highest is None or metric > self._highest:
+        if self._highest is None or metric > self._highest or math.isnan(self._highest):
             self._highest = metric
             self.save(engine)
 
@@ -58,5 +59,6 @@ class WeightsSaver:
         network = self.network
         if isinstance(network, nn.parallel.DistributedDataParallel):
             network = network.module
+        unlist(self.path)
         with atomic_path(self.path) as partial, partial.open("wb") as stream:  # a path would name the archive in it
             torch.save(network.state_dict(), stream)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_plan.report.release_texts import OVERALL
-from monai_plan.utils import sha256_of
+from monai_plan.utils import read_json, sha256_of
 
 __all__ = ["audit_of_release"]
 
@@ -51,7 +50,7 @@ def _verdict(path: Path, files: Mapping[str, str | os.PathLike], mode: str) -> t
     if not path.is_file():
         return None, "NOT AUDITED: there was no certificate when this was released."
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         audited = {file["role"]: file["sha256"] for file in record["files"].values()}
         verdict, audited_mode = record["verdict"]["overall"], record["release"]["mode"]
         sentence = OVERALL[verdict]["sentence"]

@@ -30,8 +30,8 @@ _NIFTIS = (".nii", ".nii.gz")
 RADIOGRAPH_SUFFIXES = _PICTURES + _DICOMS + _NIFTIS
 
 MAX_PIXELS = 100_000_000  # of one image; a detector has 10 to 30 million, a small hostile file can claim far more
-MAX_VOLUME_BYTES = 1_100_000_000  # of one volume; 512 x 512 x 1000 in float32 are 1049 million
-MAX_FILE_BYTES = 800_000_000  # of one DICOM file
+MAX_VOLUME_BYTES = 2_200_000_000  # of one volume; 512 x 512 x 1000 in float64 are 2097 million
+MAX_FILE_BYTES = 2_200_000_000  # of one DICOM file
 MAX_UNPACKED_BYTES = 250_000_000  # of a deflated one
 _AT_ONCE = 2**20  # bytes unpacked at once
 _GZIP_RATIO = 1032  # deflate packs no more into a byte (RFC 1951: 258 bytes in two bits)

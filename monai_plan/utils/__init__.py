@@ -24,7 +24,7 @@ from .files import (
     sha256_of,
     write_json,
 )
-from .given_file import parse_json, read_given, read_json, require_listed, require_small
+from .given_file import parse_json, read_given, read_json, require_listed, require_small, unlist
 from .half_precision import autocast_dtype, has_half_precision
 from .machine import machine_name
 from .patients import class_of_patient, patient_of

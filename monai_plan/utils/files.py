@@ -158,10 +158,9 @@ def explained_shortage(path: str | os.PathLike) -> Iterator[None]:
     except _Explained:
         raise
     except OSError as error:
-        folder, at_fault = os.path.dirname(os.path.abspath(path)), error.filename
         if error.errno in FULL:
             advice = "Free some space on its disk, or have your quota or file size limit raised"
-        elif error.errno in LOCKED and at_fault and os.path.abspath(os.fsdecode(at_fault)).startswith(folder):
+        elif error.errno in LOCKED and error.filename and _is_part_of(Path(os.fsdecode(error.filename)), Path(path)):
             advice = "Have its folder, or the disk that it is on, made writable again"
         else:
             raise
@@ -170,6 +169,17 @@ def explained_shortage(path: str | os.PathLike) -> Iterator[None]:
             f"'{path}' could not be written ({os.strerror(error.errno)}). What stood there before is unharmed. "
             f"{advice}, then type the same command again",
         ) from error
+
+
+def _is_part_of(fault: Path, target: Path) -> bool:
+    """Whether what could not be written is the target, one of its folders, or on the way to it."""
+    fault, target = fault.absolute(), target.absolute()
+    if fault == target or fault in target.parents or target in fault.parents:
+        return True
+    return any(
+        place.parent == target.parent and place.name.startswith(f".{target.stem}.part-")
+        for place in (fault, *fault.parents)
+    )
 
 
 class _Explained(OSError):
@@ -216,7 +226,7 @@ def _part_of(final: Path, new: Callable[[Path], None]) -> Iterator[Path]:
             handle = _opened(partial)
         except FileNotFoundError:  # as below
             continue
-        if handle is None or (_lock(handle) is not False and _is_at(handle, partial)):
+        if handle is None or (_lock(handle, partial) is not False and _is_at(handle, partial)):
             break
         os.close(handle)  # another writer has just taken it for left
     try:
@@ -244,14 +254,37 @@ def _opened(path: Path) -> int | None:
     return os.open(path, os.O_NOFOLLOW | (os.O_RDONLY if path.is_dir() else os.O_RDWR))
 
 
-def _lock(handle: int) -> bool | None:
-    """Whether it is locked now; None if the disk keeps no locks."""
+def _lock(handle: int, path: Path) -> bool | None:
+    """Whether it is locked now; None if the disk keeps no locks, or such as keep the writer out, too."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
         return None
+    if path.is_dir() or _takes_another_handle(handle, path):
+        return True
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    return None
+
+
+def _takes_another_handle(handle: int, path: Path) -> bool:
+    """On a share of Windows (SMB) a locked file can be written by nobody but the handle that locked it."""
+    try:
+        other = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    except OSError:
+        return True  # renamed or deleted meanwhile, which the caller sees
+    try:
+        state = os.fstat(other)
+        if os.path.samestat(state, os.fstat(handle)):
+            os.pwrite(other, b"\0", state.st_size)
+            os.ftruncate(other, state.st_size)
+    except PermissionError:
+        return False
+    except OSError:  # a full disk, say, of which the writer will hear
+        pass
+    finally:
+        os.close(other)
     return True
 
 
@@ -278,19 +311,19 @@ def _delete_if_left(partial: Path) -> None:
     if handle is None:
         return
     try:
-        if _lock(handle) and _is_at(handle, partial):
+        if _lock(handle, partial) and _is_at(handle, partial):
             _delete(partial)
     finally:
         os.close(handle)
 
 
-def delete_left_parts(folder: str | os.PathLike) -> None:
-    """Delete what killed runs have left of :func:`atomic_path` and :func:`atomic_folder`, at any depth.
+def delete_left_parts(*folders: str | os.PathLike) -> None:
+    """Delete what killed runs have left of :func:`atomic_path` and :func:`atomic_folder`.
 
     Args:
-        folder: one that is ours alone; what others are writing there stays.
+        folders: where to look, not below; what others are writing there stays.
     """
-    for path in sorted(Path(folder).rglob(".*.part-*")):
+    for path in sorted(path for folder in folders for path in Path(folder).glob(".*.part-*")):
         if re.fullmatch(r"\..*\.part-\d{1,4}(\.[^.]*)?", path.name):
             _delete_if_left(path)
 

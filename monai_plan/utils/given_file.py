@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
 
-from monai_plan.utils.files import sha256_of
+from monai_plan.utils.files import atomic_path, locked, sha256_of
 
-__all__ = ["HASHES", "parse_json", "read_given", "read_json", "require_listed", "require_small"]
+__all__ = ["HASHES", "parse_json", "read_given", "read_json", "require_listed", "require_small", "unlist"]
 
 HASHES = "weights.sha256"
 MOST_BYTES = 2**27
 """Of a text: a data list of half a million images. Read as JSON it may take ten times as much memory."""
 MOST_LEVELS = 50
+logger = logging.getLogger(__name__)
+
 _HASH_LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)")
 
 
@@ -97,17 +100,42 @@ def require_listed(path: Path) -> None:
     Raises:
         ValueError: it is another one.
     """
-    path = path.resolve()
+    path = path.parent.resolve() / path.name  # a link from there to elsewhere has the name that is listed
     listed = _listed(path)
     if listed is None:
         return
     source, wanted = listed
     if (found := sha256_of(path)) != wanted:
+        yours = f", or, where you made it yourself, take its line out of {HASHES}" if source.name == HASHES else ""
         raise ValueError(
-            f"'{path}' has the SHA-256 {found[:16]}…, and '{source}' lists {str(wanted)[:16]}…: it was damaged, "
-            "replaced or trained anew since. Put back what belongs there, or, where you made it yourself, list it: "
-            f"sha256sum models/* private/* > {HASHES} in the bundle's folder"
+            f"'{path}' has the SHA-256 {found[:16]}…, and '{source}' lists {str(wanted)[:16]}…: it was damaged or "
+            f"replaced since. Copy what belongs there once more{yours}"
         )
+
+
+def unlist(path: Path) -> None:
+    """Take a file out of its bundle's list of hashes, if it is there: what is written now is not what shipped.
+
+    Args:
+        path: the file, before it is replaced.
+    """
+    path = path.parent.resolve() / path.name
+    bundle = path.parent.parent / HASHES
+    if not bundle.is_file():
+        return
+    with locked(bundle):
+        lines = read_given(bundle).decode("utf-8", "replace").splitlines(keepends=True)
+        kept = [line for line in lines if _name_in(line) != f"{path.parent.name}/{path.name}"]
+        if len(kept) < len(lines):
+            logger.warning("'%s' is made anew: its hash is taken out of '%s'", path, bundle)
+            with atomic_path(bundle) as partial:
+                partial.write_text("".join(kept), encoding="utf-8")
+
+
+def _name_in(line: str) -> str | None:
+    """The file that a line of a list is about."""
+    match = _HASH_LINE.fullmatch(line.rstrip("\r\n"))
+    return match[2] if match else None
 
 
 def _listed(path: Path) -> tuple[Path, str] | None:
@@ -116,9 +144,8 @@ def _listed(path: Path) -> tuple[Path, str] | None:
     if bundle.is_file():
         name = f"{path.parent.name}/{path.name}"
         for line in read_given(bundle).decode("utf-8", "replace").splitlines():
-            match = _HASH_LINE.fullmatch(line)
-            if match and match[2] == name:
-                return bundle, match[1]
+            if _name_in(line) == name:
+                return bundle, line.split(maxsplit=1)[0]
     if manifest.is_file():
         try:
             content = read_json(manifest)

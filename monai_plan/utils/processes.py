@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 
 import ignite.distributed as idist
+import torch
 
 from monai_plan.utils.errors import RunError
 
@@ -41,6 +42,8 @@ def with_the_others() -> Iterator[None]:
     """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # torch.distributed has no narrower type for a closed connection
         raise RunError(
             "this process lost the others of its run, so it ends, too: one of them was ended, does not answer, or "

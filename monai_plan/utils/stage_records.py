@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,14 +38,16 @@ def require_kept(records: Path) -> None:
     """See that nothing is lost that a stage cannot make again: a new ledger would know of nobody who withdrew.
 
     Args:
-        records: the folder; ``kept`` of each record are paths of files that the stage wrote and later commands add to.
+        records: the folder ``stages`` of a run; ``kept`` of each record are paths, from the run's folder, of files that
+            the stage wrote and later commands add to.
 
     Raises:
         FileNotFoundError: a file is lost.
     """
     for record in sorted(records.glob("*.json")):
-        for path in read_record(record).get("kept", ()):
-            if os.path.isfile(path):
+        for name in read_record(record).get("kept") or ():
+            path = records.parent / str(name)
+            if path.is_file():
                 continue
             raise FileNotFoundError(
                 f"'{path}' is lost, which the stage {record.stem} had written and which cannot be made again: it says "

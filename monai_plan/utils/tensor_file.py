@@ -14,13 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from monai_plan.utils.files import atomic_path
-from monai_plan.utils.given_file import parse_json, require_listed, require_small
+from monai_plan.utils.given_file import parse_json, require_listed, require_small, unlist
 
 __all__ = ["load_tensors", "save_tensors"]
 
 _HEADER = "monai_plan"
 _MOST_BYTES = 2**36
-_MOST_HEADER = 10_000_000  # bytes; one tensor takes about a hundred
+_MOST_HEADER = 100_000_000  # bytes, as safetensors has it; latents name the patient and file of each image there
 
 
 def save_tensors(
@@ -44,6 +44,7 @@ def save_tensors(
     header = {_HEADER: json.dumps({"schema": schema, "version": version, "meta": dict(meta or {})}, sort_keys=True)}
     plain = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path, mode) as partial:
+        unlist(Path(path))
         # not by save_file, which has a temporary file of its own, and a kill leaves that
         partial.write_bytes(save(plain, metadata=header))
     return Path(path)

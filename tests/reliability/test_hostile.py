@@ -13,7 +13,15 @@ from safetensors import safe_open
 
 import monai_plan
 from monai_plan.__main__ import main
-from monai_plan.utils import load_tensors, read_weights, require_listed, require_small, require_stored
+from monai_plan.utils import (
+    load_tensors,
+    read_weights,
+    require_listed,
+    require_small,
+    require_stored,
+    save_tensors,
+    sha256_of,
+)
 
 REPOSITORY = Path(monai_plan.__file__).resolve().parent.parent
 BUNDLES = REPOSITORY / "bundles"
@@ -48,7 +56,9 @@ def test_a_shipped_file_with_a_changed_byte_is_refused(tmp_path, bundle, name):
         shutil.copy(BUNDLES / bundle / part, tmp_path / part)
     load(tmp_path / name)
     flip(tmp_path / name)
-    with pytest.raises(ValueError, match=r"has the SHA-256 .*weights.sha256' lists .* Put back what belongs there"):
+    with pytest.raises(
+        ValueError, match=r"has the SHA-256 .*weights.sha256' lists .* Copy what belongs there once more"
+    ):
         load(tmp_path / name)
 
 
@@ -74,6 +84,25 @@ def test_files_that_no_list_names_are_not_checked(tmp_path):
     (tmp_path / "models" / "manifest.json").write_text("not of a release")
     require_listed(tmp_path / "models" / "own.pt")
     assert read_weights(tmp_path / "models" / "own.pt")["a"].shape == (1,)
+
+
+def test_what_is_made_anew_in_its_place_is_taken_out_of_the_list(tmp_path, caplog):
+    """And a file that is a link, as caches of downloads have them, is held against the list like any other."""
+    folder = tmp_path / "models"
+    for name in ("a", "b"):
+        save_tensors(folder / f"{name}.safetensors", {"x": torch.zeros(1)}, "thing")
+    (tmp_path / "blob").write_bytes((folder / "b.safetensors").read_bytes())
+    (folder / "b.safetensors").unlink()
+    (folder / "b.safetensors").symlink_to(tmp_path / "blob")
+    lines = [f"{sha256_of(folder / f'{name}.safetensors')}  models/{name}.safetensors\n" for name in ("a", "b")]
+    (tmp_path / "weights.sha256").write_text("".join(lines))
+    save_tensors(folder / "a.safetensors", {"x": torch.ones(1)}, "thing")
+    assert load_tensors(folder / "a.safetensors", "thing")[0]["x"] == 1 and "is made anew" in caplog.text
+    assert (tmp_path / "weights.sha256").read_text() == lines[1]
+    load_tensors(folder / "b.safetensors", "thing")
+    (tmp_path / "blob").write_bytes((folder / "a.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="b.safetensors' has the SHA-256"):
+        load_tensors(folder / "b.safetensors", "thing")
 
 
 def test_archives_of_torch_are_stored_and_nothing_else_is_taken(tmp_path):

@@ -88,15 +88,37 @@ def test_what_a_living_writer_works_on_stays(tmp_path, kind):
 
 
 @posix
-def test_a_folder_is_cleared_of_parts_at_any_depth_and_of_nothing_else(tmp_path):
+def test_folders_are_cleared_of_parts_and_of_nothing_else(tmp_path):
     killed_in(atomic_path(tmp_path / "a" / "b" / "ledger.json"))
     killed_in(atomic_folder(tmp_path / "a" / "release"))
+    killed_in(atomic_path(tmp_path / "elsewhere" / "ledger.json"))
     strangers = [".note.part-x.txt", ".00001.part-0123456789abcdef", "plain.part-1"]
     for name in strangers:
         (tmp_path / name).write_text("a stranger's")
-    delete_left_parts(tmp_path)
+    delete_left_parts(tmp_path, tmp_path / "a", tmp_path / "a" / "b", tmp_path / "none")
     assert not any((tmp_path / "a" / "b").iterdir()) and names(tmp_path / "a") == ["b"]
+    assert names(tmp_path / "elsewhere") == [".ledger.part-1.json"]
     assert set(strangers) <= set(names(tmp_path))
+
+
+@posix
+def test_where_a_lock_keeps_its_own_process_out_there_are_no_locks(tmp_path, monkeypatch):
+    """As on a share of Windows: of a locked file every other handle is refused."""
+    locked_files = set()
+
+    def flock(handle, how):
+        inode = os.fstat(handle).st_ino
+        locked_files.discard(inode) if how == files.fcntl.LOCK_UN else locked_files.add(inode)
+
+    def pwrite(handle, *_):
+        if os.fstat(handle).st_ino in locked_files:
+            raise PermissionError(13, "Permission denied")
+
+    killed_in(atomic_path(tmp_path / "a.json"))
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    write_json(tmp_path / "a.json", {"a": 1})
+    assert names(tmp_path) == [".a.part-1.json", "a.json"] and not locked_files
 
 
 @posix
@@ -152,7 +174,13 @@ def trained(path: Path, scores: list[float], best: bool, fail_at: int = 0) -> to
 
 
 @pytest.mark.parametrize(
-    ("scores", "best", "epoch"), [([0.5, 0.9, 0.9, 0.7], True, 2), ([0.5, 0.4], True, 1), ([0.5, 0.4], False, 2)]
+    ("scores", "best", "epoch"),
+    [
+        ([0.5, 0.9, 0.9, 0.7], True, 2),
+        ([0.5, 0.4], True, 1),
+        ([0.5, 0.4], False, 2),
+        ([float("nan"), 0.4, 0.5], True, 3),
+    ],
 )
 def test_the_epoch_that_is_kept(tmp_path, scores, best, epoch):
     trained(tmp_path / "model.pt", scores, best)

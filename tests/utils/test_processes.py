@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from monai_plan.utils import RunError, join_processes, with_the_others
 
@@ -68,6 +69,8 @@ def test_one_that_nobody_joins_does_not_wait_for_ever(start, rank):
 def test_other_faults_keep_their_type():
     with pytest.raises(KeyError, match="x"), with_the_others():
         raise KeyError("x")
+    with pytest.raises(torch.OutOfMemoryError), with_the_others():
+        raise torch.OutOfMemoryError("of this very process")
     with pytest.raises(RunError, match=r"lost the others.*\(closed\)") as caught, with_the_others():
         raise RuntimeError("closed")
     assert str(caught.value.__cause__) == "closed"

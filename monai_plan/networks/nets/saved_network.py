@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -107,10 +108,12 @@ def _blueprint(
     factory: Callable[..., nn.Module], arguments: Mapping[str, Any], most: int
 ) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Shape and type of each weight, found without memory for them, and given up after ``most`` weights."""
-    count = 0
+    count, here = 0, threading.get_ident()
 
     def counted(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
         nonlocal count
+        if threading.get_ident() != here:  # the hook is the whole process's
+            return
         count += 1
         if count > most:
             raise ValueError(f"there are {most} tensors, and the network has more")

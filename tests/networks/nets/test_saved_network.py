@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -37,3 +39,10 @@ def test_swapped_files(tmp_path):
     path = StyleDiscriminator(**SMALL).save(tmp_path / "network.safetensors")
     with pytest.raises(ValueError, match="holds 'style_discriminator', and 'style_generator' is needed"):
         StyleGenerator.load(path)
+
+
+def test_several_threads_may_load_at_once(tmp_path):
+    path = StyleGenerator(**SMALL).save(tmp_path / "network.safetensors")
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: StyleGenerator.load(path), range(12)))
+    assert all(network.config == loaded[0].config for network in loaded)
