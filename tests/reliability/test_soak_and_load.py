@@ -60,6 +60,6 @@ def test_memory_that_grows_is_told_from_noise(soak, leak):
 def test_trainers_share_a_release(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     load = importlib.import_module("load")
-    monkeypatch.setattr(load, "SEEDS", (0, 1))
-    found = load.trainers(tmp_path, 1)
-    assert found["ended_well"] == 2 and found["folder_unchanged"] and found["other_seeds_differ"]
+    found = load.trainers(tmp_path, (0, 0, 1), 1)
+    assert found["ended_well"] == 3 and found["folder_unchanged"]
+    assert found["equal_seeds_equal"] and found["other_seeds_differ"]
