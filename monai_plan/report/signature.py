@@ -50,7 +50,7 @@ def load_signing_key(path: str | os.PathLike) -> Any:
             f"the key '{path}' is encrypted, and no password is asked for here; give a decrypted copy for your eyes "
             f"alone: openssl pkey -in {path} -out signing.pem && chmod 600 signing.pem"
         ) from error
-    except (ValueError, exceptions.UnsupportedAlgorithm) as error:
+    except (ValueError, exceptions.UnsupportedAlgorithm, exceptions.InternalError) as error:
         kind = "a public key" if b"PUBLIC KEY" in content else "no PEM file of a private key"
         raise ValueError(f"'{path}' is {kind}; the private Ed25519 key signs. {MAKE_KEY}") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
@@ -80,7 +80,7 @@ def verify_signature(certificate: str | os.PathLike, public_key: str | os.PathLi
     load = serialization.load_pem_public_key
     try:
         key = load(pem)
-    except (ValueError, exceptions.UnsupportedAlgorithm) as error:
+    except (ValueError, exceptions.UnsupportedAlgorithm, exceptions.InternalError) as error:
         kind = "a private key, which should never leave its owner" if b"PRIVATE KEY" in pem else "no PEM public key"
         raise ValueError(f"'{public_key}' is {kind}; give the signer's public Ed25519 key. {MAKE_KEY}") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
