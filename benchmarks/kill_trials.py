@@ -120,6 +120,7 @@ def _killed(room: Room, whole: Whole, kind: str, rng: random.Random) -> tuple[st
 
 def _die_later(room: Room, whole: Whole, delay: float) -> None:
     """SIGKILL so many seconds after the renaming that parts the stage in two."""
+
     def start_clock() -> None:
         clock = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
         clock.daemon = True

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from common import CONFIGS
 from monai.networks.nets import ResNet
+from stage_trials import SETTINGS
 
 from monai_plan.data import PrivacyWalkDataset, PrivacyWalkSampler, write_release
 from monai_plan.latent import WalkSet
@@ -36,19 +37,11 @@ TIMEOUT = 30
 PATIENCE, START_AT_MOST = 120.0, 60.0
 """Seconds within which the other process must have ended, and within which both train."""
 TINY = {
-    "image_size": 32,
-    "resnet_widths": [4, 4, 8, 8],
-    "k": 2,
+    **{name: value for name, value in SETTINGS.items() if "#" not in name or name.startswith("gan#")},
     "phantoms": {"patients_per_class": 12, "visits": 4, "fractions": [0.5, 0.25, 0.25]},
-    "gan#channel_base": 128,
-    "gan#channel_max": 16,
     "gan#batch_size": 4,
     "gan#images": 100_000,
     "gan#images_per_epoch": 64,
-    "gan#amp": False,
-    "gan#quality_images": 16,
-    "gan#class_signal#measure#epochs": 1,
-    "gan#class_signal#measure#iterations": 1,
     "processes_timeout": TIMEOUT,
 }
 """A training of the generator that nobody waits for to end."""

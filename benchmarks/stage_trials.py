@@ -35,6 +35,7 @@ from monai_plan.data import phantom_datalist
 from monai_plan.transforms import RenderPhantom
 
 __all__ = [
+    "SETTINGS",
     "STEPS",
     "Outcome",
     "Room",
@@ -44,9 +45,9 @@ __all__ = [
     "broken_files",
     "contents",
     "die_before",
-    "differences",
-    "leftovers",
+    "leave_whole",
     "resumed",
+    "run_whole",
 ]
 
 SETTINGS = {

@@ -20,6 +20,9 @@ def run(tmp_path):
 def test_a_run_may_be_moved(run, tmp_path):
     run.rename(tmp_path / "elsewhere")
     require_kept(tmp_path / "elsewhere" / "stages")
+    (tmp_path / "elsewhere" / "private" / "ledger.json").unlink()
+    with pytest.raises(FileNotFoundError, match="elsewhere/private/ledger.json' is lost"):
+        require_kept(tmp_path / "elsewhere" / "stages")
 
 
 def test_the_ledger_of_another_copy_is_none_of_this_one(run, tmp_path):
@@ -32,5 +35,8 @@ def test_the_ledger_of_another_copy_is_none_of_this_one(run, tmp_path):
 
 @pytest.mark.parametrize("record", [{"kept": None}, {"kept": []}, {}, []])
 def test_records_of_stages_that_keep_nothing(run, record):
+    (run / "private" / "ledger.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        require_kept(run / "stages")
     write_json(run / "stages" / "walk.json", record)
     require_kept(run / "stages")
